@@ -74,7 +74,7 @@ def test_swallowing_the_error_does_not_save_the_test(pytester: pytest.Pytester) 
                 pass
         """
     )
-    result = pytester.runpytest_inprocess("-p", "no:cacheprovider")
+    result = pytester.runpytest_inprocess("-p", "no:langsmith_plugin")
     result.assert_outcomes(passed=1, errors=1)
     result.stdout.fnmatch_lines([f"*socket.connect {ELSEWHERE}*"])
 
@@ -86,7 +86,7 @@ def test_settings_of_the_developer_are_gone(
     monkeypatch.setenv(name, "planted")
     pytester.makeconftest("from tests.conftest import _own_house")
     pytester.makepyfile(f"import os\ndef test_gone():\n    assert {name!r} not in os.environ")
-    pytester.runpytest_inprocess("-p", "no:cacheprovider").assert_outcomes(passed=1)
+    pytester.runpytest_inprocess("-p", "no:langsmith_plugin").assert_outcomes(passed=1)
     assert os.environ[name] == "planted"
 
 

@@ -16,6 +16,7 @@ ROOT = Path(suites.__file__).parents[2]
 @pytest.fixture
 def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytest.Pytester:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    pytester.makeini("[pytest]\naddopts = -p no:langsmith_plugin -p no:cacheprovider")  # 0.8 s a start otherwise
     pytester.makeconftest(
         "from tests.support import suites\npytest_addoption = suites.add_options\npytest_configure = suites.register\n"
     )
@@ -71,7 +72,7 @@ def test_running_a_part_by_hand_is_not_judged(project: pytest.Pytester) -> None:
 
 
 def test_the_counts_of_several_workers_are_added_up(project: pytest.Pytester) -> None:
-    result = project.runpytest_subprocess(minimum(project, one=2, two=1), "--tally", "-n2", "-p", "no:langsmith_plugin")
+    result = project.runpytest_subprocess(minimum(project, one=2, two=1), "--tally", "-n2")
     assert result.ret == 0
     assert last_line(result) == "3 passed, 0 failed"
 
