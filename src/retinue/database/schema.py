@@ -1,0 +1,65 @@
+"""Numbered migrations and the marks that say whose file this is."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from importlib.resources import files
+
+from retinue.errors import DatabaseCorrupt, SchemaTooNew
+
+APPLICATION_ID = 0x52544E55  # "RTNU", in the file's header
+
+
+def migrations() -> list[tuple[int, str]]:
+    """Every migration, as (number, SQL), in order."""
+    folder = files("retinue.database") / "migrations"
+    found = [(int(f.name[:4]), f.read_text(encoding="utf-8")) for f in folder.iterdir() if f.name.endswith(".sql")]
+    return sorted(found)
+
+
+def statements(script: str) -> Iterator[str]:
+    """The single statements of a script."""
+    pending = ""
+    for line in script.splitlines(keepends=True):
+        pending += line
+        if ";" in line and sqlite3.complete_statement(pending):
+            yield pending
+            pending = ""
+    if pending.strip():
+        yield pending
+
+
+def check_is_ours(connection: sqlite3.Connection, path: str) -> None:
+    """Refuse a file that holds somebody else's tables."""
+    (application,) = connection.execute("PRAGMA application_id").fetchone()
+    if application == APPLICATION_ID:
+        return
+    (tables,) = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != 0 or tables:
+        raise DatabaseCorrupt(f"{path} is a SQLite database, but not one of Retinue's")
+
+
+def migrate(connection: sqlite3.Connection, path: str) -> None:
+    """Bring the schema up to date, in one transaction, also when two processes open the file at once."""
+    known = migrations()
+    newest = known[-1][0]
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == newest:
+        return
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        (version,) = connection.execute("PRAGMA user_version").fetchone()
+        if version > newest:
+            raise SchemaTooNew(f"the database {path} has schema {version}; this Retinue knows up to {newest}")
+        for number, script in known:
+            if number > version:
+                for statement in statements(script):
+                    connection.execute(statement)
+        connection.execute(f"PRAGMA user_version={newest}")
+        connection.execute(f"PRAGMA application_id={APPLICATION_ID}")
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
