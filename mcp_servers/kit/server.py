@@ -14,9 +14,9 @@ from mcp.shared.uri_template import UriTemplate
 from retinue.errors import ConfigError
 from retinue.protocol import SCOPE
 
+from .checked import CheckedServer
 from .effects import Effect, tool_annotations, tool_meta
 from .endpoint import Endpoint, Wrap
-from .checked import CheckedServer
 from .resources import Lister, ResourceSpec, declaration_of
 from .tools import ToolSpec, adapt
 
