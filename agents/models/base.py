@@ -57,8 +57,21 @@ class Usage:
     cache_write: int = 0
 
     @property
+    def prompt(self) -> int:
+        """Tokens read, from wherever they came."""
+        return self.input + self.cache_read + self.cache_write
+
+    @property
     def total(self) -> int:
-        return self.input + self.output + self.cache_read + self.cache_write
+        return self.prompt + self.output
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            input=self.input + other.input,
+            output=self.output + other.output,
+            cache_read=self.cache_read + other.cache_read,
+            cache_write=self.cache_write + other.cache_write,
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,15 +82,26 @@ class Price:
     output: float
     cache_read: float = 0.0
     cache_write: float = 0.0
+    long_over: int | None = None
+    """A prompt of more tokens than this is billed, answer included, at ``long``."""
+    long: Price | None = None
+
+    def at(self, prompt: int) -> Price:
+        """The price of a call whose prompt has this many tokens. For an upper bound, ask with an upper bound."""
+        if self.long is not None and self.long_over is not None and prompt > self.long_over:
+            return self.long
+        return self
 
     def cost(self, usage: Usage) -> int:
         """Millionths of a US dollar, rounded up."""
-        return math.ceil(
-            usage.input * self.input
-            + usage.output * self.output
-            + usage.cache_read * self.cache_read
-            + usage.cache_write * self.cache_write
+        price = self.at(usage.prompt)
+        exact = (
+            usage.input * price.input
+            + usage.output * price.output
+            + usage.cache_read * price.cache_read
+            + usage.cache_write * price.cache_write
         )
+        return math.ceil(round(exact, 6))  # 3 * 0.1 is 0.30000000000000004: no reason to bill another millionth
 
 
 FREE = Price(input=0, output=0)
@@ -90,6 +114,8 @@ class Reply:
     usage: Usage = field(default_factory=Usage)
     model: str
     """The model that answered, as the provider names it."""
+    id: str = ""
+    """The provider's name of this reply, for traces and for its support. Empty where there is none."""
 
 
 class Model(Protocol):
@@ -111,14 +137,21 @@ class Model(Protocol):
         ...
 
     async def complete(
-        self, request: Request, *, on_text: Callable[[str], None] | None = None, deadline: float | None = None
+        self,
+        request: Request,
+        *,
+        on_text: Callable[[str], None] | None = None,
+        on_restart: Callable[[], None] | None = None,
+        deadline: float | None = None,
     ) -> Reply:
         """Make the call, with this model's own retries.
 
-        ``on_text`` receives text as it comes; it must not block. ``deadline`` is on the clock of
-        ``time.monotonic()``: a retry that would end after it is not made.
+        ``on_text`` receives text as it comes; it must not block. ``on_restart`` says that what it received is void: the
+        stream broke and the call is made again. ``deadline`` is on the clock of ``time.monotonic()``: a call in flight
+        is cut there, and a retry whose wait would pass it is not made.
 
         Raises `ModelError` and its subclasses, `Unreachable`, `SignInNeeded`, `Timeout`. A refusal, a cut answer and a
-        paused turn are replies with that ``stop_reason``, not errors.
+        paused turn are replies with that ``stop_reason``, not errors. The usage of a reply includes what broken
+        attempts before it are known to have cost.
         """
         ...
