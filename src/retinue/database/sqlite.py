@@ -1,14 +1,14 @@
 """A SQLite file as the database: standard-library `sqlite3`, one writer thread and one reader thread a process.
 
-WAL lets readers of this and other processes go on beside the writer. ``synchronous=NORMAL`` survives any killed process;
+WAL lets readers of this and other processes go on beside the writer. ``synchronous=NORMAL`` survives a killed process;
 a write with ``flush`` is made with ``FULL`` and survives a power failure. ``:memory:`` runs the same SQL inline.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-import secrets
 import sqlite3
 import threading
 import time
@@ -18,15 +18,25 @@ from queue import SimpleQueue
 from typing import Any, NamedTuple, TypeVar, cast
 
 from retinue.database.base import Row, Transaction
-from retinue.database.errors import translate
-from retinue.database.schema import check_is_ours, migrate
+from retinue.database.errors import from_os, translate
+from retinue.database.schema import check_is_ours, enter_wal, migrate
 from retinue.errors import DatabaseError, DatabaseReadOnly
-from retinue.system import OwnerLock, is_held, private_file
+from retinue.system import (
+    OwnerLock,
+    ensure_private_dir,
+    is_held,
+    owner_lock_path,
+    owner_name,
+    private_file,
+    remove_stale,
+)
 
 T = TypeVar("T")
 
 BUSY_TIMEOUT = 30.0
 """Seconds that a write waits for another process's write."""
+
+_log = logging.getLogger("retinue.database")
 
 
 class SQLiteTransaction:
@@ -55,6 +65,9 @@ class SQLiteTransaction:
         self.calls.append(call)
 
 
+Calls = list[Callable[[], None]]
+
+
 class _Job(NamedTuple):
     work: Callable[[Transaction], Any]
     flush: bool
@@ -62,44 +75,61 @@ class _Job(NamedTuple):
     future: asyncio.Future[Any]
 
 
-def _settle(future: asyncio.Future[Any], calls: Sequence[Callable[[], None]], value: Any, error: BaseException | None) -> None:
+def _announce(calls: Calls) -> None:
+    """Make the calls that waited for a commit. One that fails takes neither the others nor the writer along."""
     for call in calls:
-        call()
-    if future.cancelled():
-        return
-    if error is None:
+        try:
+            call()
+        except Exception:
+            _log.exception("a call after a commit failed; the commit stands")
+
+
+def _settle(future: asyncio.Future[Any], value: Any, calls: Calls, error: BaseException | None) -> None:
+    _announce(calls)
+    if future.done():
+        if error is not None:
+            _log.warning("a unit of work failed after its caller had gone: %s", type(error).__name__)
+    elif error is None:
         future.set_result(value)
     else:
         future.set_exception(error)
 
 
 class _Worker:
-    """One connection and the thread that owns it."""
+    """One connection's thread: takes jobs in order, one at a time."""
 
-    def __init__(self, run: Callable[[_Job], tuple[Any, list[Callable[[], None]]]], name: str) -> None:
+    def __init__(self, run: Callable[[Callable[[Transaction], Any], bool], tuple[Any, Calls]], name: str) -> None:
         self._run = run
         self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
-    def put(self, job: _Job) -> None:
-        self._jobs.put(job)
+    async def do(self, work: Callable[[Transaction], T], flush: bool) -> T:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        self._jobs.put(_Job(work, flush, loop, future))
+        # The job goes on when its caller is cancelled: half of a fact is worse than a fact nobody waits for.
+        return cast(T, await future)
 
     def stop(self) -> None:
+        """Return when the jobs in the queue are done."""
         self._jobs.put(None)
         self._thread.join()
 
     def _loop(self) -> None:
         while (job := self._jobs.get()) is not None:
             value: Any = None
-            calls: list[Callable[[], None]] = []
+            calls: Calls = []
             error: BaseException | None = None
             try:
-                value, calls = self._run(job)
+                value, calls = self._run(job.work, job.flush)
+            except StopIteration as caught:  # a future cannot hold one
+                error = RuntimeError("a unit of work raised StopIteration")
+                error.__cause__ = caught
             except BaseException as caught:
                 error = caught
             try:
-                job.loop.call_soon_threadsafe(_settle, job.future, calls, value, error)
+                job.loop.call_soon_threadsafe(_settle, job.future, value, calls, error)
             except RuntimeError:  # the loop was closed under a write in flight; the write itself stands
                 continue
             finally:
@@ -107,14 +137,14 @@ class _Worker:
 
 
 class SQLiteDatabase:
-    """`Database` on one SQLite file, or in memory with the path ``:memory:``."""
+    """`Database` on one SQLite file, or in memory with the path ``:memory:``. Used from one event loop."""
 
     def __init__(self, path: str, connection: sqlite3.Connection, *, clock: Callable[[], float]) -> None:
         self._path = path
         self._clock = clock
         self._writer = connection
         self._closed = False
-        self._owner = f"{os.uname().nodename if hasattr(os, 'uname') else 'host'}.{os.getpid()}.{secrets.token_hex(4)}"
+        self._owner = owner_name()
         self._lock: OwnerLock | None = None
         self._inline = path == ":memory:"
         if self._inline:
@@ -132,38 +162,29 @@ class SQLiteDatabase:
         """Open the file, create it (mode 0600) where it is missing, bring its schema up to date.
 
         Raises `DatabaseReadOnly` for a file or folder that cannot be written, `DatabaseCorrupt` for a damaged file or
-        one that is not Retinue's, `SchemaTooNew` for one that a newer Retinue wrote.
+        one that is not Retinue's, `SchemaTooNew` for one that a newer Retinue wrote. Such a file is left as it is.
         """
         return await asyncio.to_thread(cls._open, str(path), create, clock)
 
     @classmethod
     def _open(cls, path: str, create: bool, clock: Callable[[], float]) -> SQLiteDatabase:
-        if path != ":memory:":
-            path = str(Path(path).expanduser().absolute())
-            try:
-                if not Path(path).exists():
-                    if not create:
-                        raise DatabaseReadOnly(f"there is no database at {path}", hint="`retinue run …` creates it.")
-                    Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-                    private_file(Path(path))
-            except OSError as error:
-                raise DatabaseReadOnly(f"the database {path} cannot be created: {error.strerror}") from None
+        in_memory = path == ":memory:"
+        path = path if in_memory else _prepare(path, create)
         connection: sqlite3.Connection | None = None
         try:
             connection = cls._connect(path)
             check_is_ours(connection, path)
-            if path != ":memory:":
-                connection.execute("PRAGMA journal_mode=WAL")
+            if not in_memory:
+                enter_wal(connection, path, BUSY_TIMEOUT)
             connection.execute("PRAGMA synchronous=NORMAL")
+            connection.execute("PRAGMA fullfsync=ON")  # macOS: a plain fsync stops at the drive's cache
             migrate(connection, path)
             return cls(path, connection, clock=clock)
-        except sqlite3.Error as error:
+        except BaseException as error:
             if connection is not None:
                 connection.close()
-            raise translate(error, path) from None
-        except BaseException:
-            if connection is not None:
-                connection.close()
+            if isinstance(error, sqlite3.Error):
+                raise translate(error, path) from error
             raise
 
     @staticmethod
@@ -177,81 +198,93 @@ class SQLiteDatabase:
 
     @property
     def owner(self) -> str:
+        """This process's name, behind which a lock stands from the first time that it is asked for."""
         if self._lock is None and not self._inline:
-            self._lock = OwnerLock(self._owners_folder, self._owner)
-            self._lock.acquire()
+            lock = OwnerLock(self._owners, self._owner)
+            try:
+                lock.acquire()
+                remove_stale(self._owners)
+            except OSError as error:
+                raise from_os(error, str(self._owners)) from error
+            self._lock = lock
         return self._owner
 
     def alive(self, owner: str) -> bool | None:
         if owner == self._owner:
             return True
-        return None if self._inline else is_held(self._owners_folder / f"{owner}.lock")
+        if self._inline or Path(owner).name != owner:
+            return None
+        try:
+            return is_held(owner_lock_path(self._owners, owner))
+        except OSError:  # another user's lock
+            return None
 
     @property
-    def _owners_folder(self) -> Path:
+    def _owners(self) -> Path:
         return Path(f"{self._path}-owners")
 
     async def write(self, work: Callable[[Transaction], T], *, flush: bool = False) -> T:
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        job = _Job(work, flush, loop, future)
-        if self._closed:
-            raise DatabaseError(f"the database {self._path} is closed")
-        if self._inline:
-            value, calls = self._run_write(job)
-            _settle(future, calls, value, None)
-            return cast(T, value)
-        self._write_worker.put(job)
-        # The write goes on when the caller is cancelled: half of a fact is worse than a fact nobody waits for.
-        return cast(T, await asyncio.shield(future))
+        self._check_open()
+        if not self._inline:
+            return await self._write_worker.do(work, flush)
+        value, calls = self._run_write(work, flush)
+        _announce(calls)
+        return value
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
-        loop = asyncio.get_running_loop()
-        job = _Job(work, False, loop, loop.create_future())
+        self._check_open()
+        if not self._inline:
+            return await self._read_worker.do(work, False)
+        changes = self._reader.total_changes
+        value, _ = self._run_read(work, False)
+        if self._reader.total_changes != changes:  # a file's reader refuses it beforehand
+            raise DatabaseReadOnly("a read tried to write", hint="Use write() for a unit of work that changes rows.")
+        return value
+
+    def _check_open(self) -> None:
         if self._closed:
             raise DatabaseError(f"the database {self._path} is closed")
-        if self._inline:
-            return cast(T, self._run_read(job)[0])
-        self._read_worker.put(job)
-        return cast(T, await asyncio.shield(job.future))
 
-    def _run_write(self, job: _Job) -> tuple[Any, list[Callable[[], None]]]:
+    def _run_write(self, work: Callable[[Transaction], T], flush: bool) -> tuple[T, Calls]:
         connection = self._writer
         try:
-            if job.flush:
+            if flush:
                 connection.execute("PRAGMA synchronous=FULL")
             try:
+                if connection.in_transaction:  # left behind by a rollback that failed, on a full disk for one
+                    connection.execute("ROLLBACK")
                 connection.execute("BEGIN IMMEDIATE")
                 try:
                     transaction = SQLiteTransaction(connection, self._clock())
-                    value = job.work(transaction)
+                    value = work(transaction)
                     self._commit(connection)
                 except BaseException:
                     if connection.in_transaction:
                         connection.execute("ROLLBACK")
                     raise
             finally:
-                if job.flush:
+                if flush:
                     connection.execute("PRAGMA synchronous=NORMAL")
         except sqlite3.Error as error:
-            raise translate(error, self._path) from None
+            raise translate(error, self._path) from error
         return value, transaction.calls
 
     def _commit(self, connection: sqlite3.Connection) -> None:
         connection.execute("COMMIT")
 
-    def _run_read(self, job: _Job) -> tuple[Any, list[Callable[[], None]]]:
+    def _run_read(self, work: Callable[[Transaction], T], _flush: bool) -> tuple[T, Calls]:
         connection = self._reader
         try:
             if self._inline:
-                return job.work(SQLiteTransaction(connection, self._clock())), []
+                return work(SQLiteTransaction(connection, self._clock())), []
             connection.execute("BEGIN")
             try:
-                return job.work(SQLiteTransaction(connection, self._clock())), []
+                return work(SQLiteTransaction(connection, self._clock())), []
             finally:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
         except sqlite3.Error as error:
-            raise translate(error, self._path) from None
+            raise translate(error, self._path) from error
 
     async def close(self) -> None:
         """Finish the writes in the queue, then let go of the file. Closing twice is harmless."""
@@ -268,3 +301,25 @@ class SQLiteDatabase:
         self._writer.close()
         if self._lock is not None:
             self._lock.release()
+
+
+def _prepare(path: str, create: bool) -> str:
+    """The real path of a file that exists and can be written, its folder too (SQLite puts two files beside it).
+
+    Real, because owners of one database must meet in one folder, whichever link they came by.
+    """
+    try:
+        file = Path(path).expanduser().resolve()
+        if not file.exists():
+            if not create:
+                raise DatabaseReadOnly(f"there is no database at {file}", hint="`retinue run` creates it.")
+            ensure_private_dir(file.parent)
+            private_file(file)
+        writable = os.access(file, os.R_OK | os.W_OK) and os.access(file.parent, os.W_OK | os.X_OK)
+    except OSError as error:
+        raise from_os(error, path) from error
+    except (ValueError, RuntimeError) as error:  # a null character; a home folder that nobody has
+        raise DatabaseReadOnly(f"{path!r} is not a usable path: {error}") from error
+    if not writable:
+        raise DatabaseReadOnly(f"the database {file} or its folder is read-only")
+    return str(file)

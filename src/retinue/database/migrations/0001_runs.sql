@@ -68,25 +68,29 @@ CREATE TABLE questions (
 CREATE INDEX questions_open ON questions (status, asked_at);
 CREATE INDEX questions_of_run ON questions (run);
 
+-- LangGraph's state. A checkpoint is a frame of versions; the values are stored once for each version.
 CREATE TABLE checkpoints (
     thread   TEXT NOT NULL,
     ns       TEXT NOT NULL,
     id       TEXT NOT NULL,
+    seq      INTEGER NOT NULL,               -- the order of writing within thread and namespace: ids follow the clock
     parent   TEXT,
     type     TEXT NOT NULL,
     body     BLOB NOT NULL,                  -- the checkpoint without its channel values
-    metadata TEXT NOT NULL,
+    metadata TEXT NOT NULL,                  -- JSON
     run      TEXT,                           -- LangGraph's run_id in the metadata, if any
     PRIMARY KEY (thread, ns, id)
 ) WITHOUT ROWID;
+CREATE UNIQUE INDEX checkpoints_in_order ON checkpoints (thread, ns, seq);
+CREATE INDEX checkpoints_of_run ON checkpoints (run) WHERE run IS NOT NULL;
 
 CREATE TABLE checkpoint_values (
     thread  TEXT NOT NULL,
     ns      TEXT NOT NULL,
     channel TEXT NOT NULL,
-    version TEXT NOT NULL,
+    version DOUBLE PRECISION NOT NULL,
     type    TEXT NOT NULL,
-    body    BLOB,
+    body    BLOB NOT NULL,
     PRIMARY KEY (thread, ns, channel, version)
 ) WITHOUT ROWID;
 
@@ -95,11 +99,11 @@ CREATE TABLE checkpoint_writes (
     ns         TEXT NOT NULL,
     checkpoint TEXT NOT NULL,
     task       TEXT NOT NULL,
-    idx        INTEGER NOT NULL,
+    idx        INTEGER NOT NULL,             -- the position among a task's writes; below zero for error, interrupt, resume
     channel    TEXT NOT NULL,
     type       TEXT NOT NULL,
-    body       BLOB,
-    path       TEXT NOT NULL DEFAULT '',
+    body       BLOB NOT NULL,
+    path       TEXT NOT NULL,                -- writes of one superstep are applied in the order of path, task, idx
     PRIMARY KEY (thread, ns, checkpoint, task, idx)
 ) WITHOUT ROWID;
 
