@@ -1,9 +1,10 @@
-"""A server of your own: short notes in memory. ``python -m retinue.examples.server.notes`` speaks on stdin and stdout."""
+"""A server of your own: short notes in memory. `python -m retinue.examples.server.notes` serves them over stdio."""
 
 from typing import Annotated
 
 import anyio
 from pydantic import BaseModel, Field
+
 from retinue.mcp_servers.kit import ToolContext, ToolServer
 
 server = ToolServer("notes", instructions="Short notes. Find one by a word in it.")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import warnings
 from collections.abc import AsyncGenerator, Callable
 from typing import Any
@@ -14,6 +13,7 @@ from mcp.server.transport_security import TransportSecuritySettings
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from ...auth.urls import is_loopback
 from .caller import UNGUARDED
 from .failures import unexpected
 
@@ -89,14 +89,6 @@ class _LoopbackOnly:
             )
             return
         await self.app({**scope, UNGUARDED: True}, receive, send)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address can only be this machine."""
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 async def _lifespan(running: contextlib.AbstractAsyncContextManager[None], receive: Receive, send: Send) -> None:

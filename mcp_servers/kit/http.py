@@ -23,7 +23,8 @@ from starlette.types import ASGIApp
 
 from retinue.errors import ConfigError
 
-from .endpoint import Wrap, is_loopback
+from ...auth.urls import is_loopback
+from .endpoint import Wrap
 from .server import ToolServer
 
 GRACE: Final = 3.0

@@ -14,6 +14,7 @@ from mcp.shared.uri_template import UriTemplate
 from retinue.errors import ConfigError
 from retinue.protocol import SCOPE
 
+from ...auth import operation
 from .checked import CheckedServer
 from .effects import Effect, tool_annotations, tool_meta
 from .endpoint import Endpoint, Wrap
@@ -39,9 +40,12 @@ OPEN_METHODS: Final = frozenset(
         "resources/templates/list",
         "prompts/list",
         "subscriptions/listen",
+        operation.STREAM,
+        operation.END_SESSION,
+        operation.ANSWER,
     }
 )
-"""What any valid token of this server may do: look. Notifications carry nothing and are open as well."""
+"""What any valid token of this server may do: look, hold a session, answer. Notifications are open as well."""
 
 
 class ToolServer:

@@ -235,11 +235,13 @@ def _entry(name: str, info: os.stat_result) -> Entry:
 
 
 def _read(fd: int, name: str, limit: int) -> bytes:
-    with os.fdopen(fd, "rb") as file:
-        info = os.fstat(file.fileno())
-        if not stat.S_ISREG(info.st_mode):
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise _not_plain(name)
-        data = file.read(limit + 1)
+        with os.fdopen(fd, "rb", closefd=False) as file:
+            data = file.read(limit + 1)
+    finally:
+        os.close(fd)
     if len(data) > limit:
         raise InvalidInput(f"{name!a} is larger than {limit} bytes, the most that is read")
     return data

@@ -9,10 +9,11 @@ from typing import Annotated, Any
 import anyio
 from mcp.server.mcpserver.exceptions import ToolError
 from pydantic import BaseModel, Field
+
 from retinue.errors import InvalidInput, ToolFailed
 from retinue.mcp_servers.kit import ResourceEntry, ToolContext, ToolServer
 
-SECRET = "sk-canary-7316"  # noqa: S105
+SECRET = "sk-canary-7316"
 
 
 class Echo(BaseModel):
@@ -101,8 +102,10 @@ def sample_server(name: str = "sample") -> ToolServer:
     @server.tool(scope="sample:read", effect="read_only")
     async def refuse_in_a_group() -> str:
         """Fail in a way that was expected, inside a task group."""
-        async with anyio.create_task_group():
+        async with anyio.create_task_group() as group:
+            group.start_soon(anyio.sleep_forever)
             raise ToolFailed("one of several failed")
+        return "never"
 
     @server.tool(scope="sample:read", effect="read_only")
     async def refuse_plainly() -> str:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from typing import Annotated, Any
 
 import pytest
 from mcp import Client, MCPError
 from mcp_types import CallToolResult, TextContent, TextResourceContents
 from pydantic import Field
+
 from retinue.errors import ConfigError
 from retinue.mcp_servers.kit import ToolContext, ToolServer
 from retinue.protocol import IDEMPOTENCY_KEY, KEYED, SCOPE
-
 from tests.mcp_servers.sample import SECRET, sample_server
 
 pytestmark = pytest.mark.anyio
@@ -185,9 +186,9 @@ def test_each_request_has_its_scopes_and_an_unknown_method_needs_them_all() -> N
     assert server.scope_for("tools/call", None) == frozenset()
     assert server.scope_for("resources/read", "sample://doc/a") == {"sample:read"}
     assert server.scope_for("resources/subscribe", "sample://secret") == {"sample:admin"}
-    for open_method in ("initialize", "server/discover", "tools/list", "ping", "notifications/initialized"):
+    for open_method in ("initialize", "server/discover", "tools/list", "ping", "notifications/initialized", "GET", ""):
         assert server.scope_for(open_method, None) == frozenset()
-    for unknown in ("prompts/get", "completion/complete", "tasks/get", ""):
+    for unknown in ("prompts/get", "completion/complete", "tasks/get", "PUT"):
         assert server.scope_for(unknown, None) == everything
 
 
@@ -242,12 +243,10 @@ def test_a_server_leaves_the_logging_of_its_program_alone() -> None:
 
 
 async def test_the_lifespan_is_entered_before_the_first_request_and_left_after_the_last() -> None:
-    import contextlib
-
     seen: list[str] = []
 
     @contextlib.asynccontextmanager
-    async def lifespan() -> AsyncIterator[None]:
+    async def lifespan() -> AsyncGenerator[None]:
         seen.append("open")
         yield
         seen.append("closed")

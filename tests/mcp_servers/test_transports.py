@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import subprocess
@@ -17,11 +18,11 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
+from starlette.types import ASGIApp, Receive, Scope, Send
+
 from retinue.errors import ConfigError
 from retinue.mcp_servers.kit import UnguardedWarning, bind, origin_of, serve_http, serving
 from retinue.protocol import IDEMPOTENCY_KEY
-from starlette.types import ASGIApp, Receive, Scope, Send
-
 from tests.mcp_servers.sample import sample_server
 
 pytestmark = pytest.mark.anyio
@@ -82,16 +83,19 @@ async def test_over_stdio(mode: Mode) -> None:
 
 
 def test_stdout_carries_nothing_but_the_protocol() -> None:
-    import json
-
-    call = {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {"name": "prints", "arguments": {}}}
+    call: dict[str, Any] = {
+        "jsonrpc": "2.0",
+        "id": 2,
+        "method": "tools/call",
+        "params": {"name": "prints", "arguments": {}},
+    }
     hello: dict[str, Any] = {
         "jsonrpc": "2.0",
         "id": 1,
         "method": "initialize",
         "params": {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}},
     }
-    ready = {"jsonrpc": "2.0", "method": "notifications/initialized"}
+    ready: dict[str, Any] = {"jsonrpc": "2.0", "method": "notifications/initialized"}
     with subprocess.Popen(
         [sys.executable, "-m", "tests.mcp_servers.sample"],
         cwd=ROOT,
@@ -147,6 +151,7 @@ async def test_what_the_body_raises_comes_out_as_it_is() -> None:
 
 
 async def test_cancelling_the_body_stops_the_server() -> None:
+    url = ""
     with anyio.move_on_after(0.05) as scope:
         async with unguarded() as url:
             await anyio.sleep_forever()
