@@ -1,12 +1,12 @@
 """One tool call: policy, a person where one must decide, the intent, the call, the result.
 
-    asked for ──deny──▶ error result
-        │ask                                     an intent without a result, found when the loop replays:
-        ▼                                          repeatable ─▶ call again with the same key
-    question ──rejected, expired──▶ error result   otherwise  ─▶ question "did this happen?"
-        │approved (or nothing to ask)
-        ▼
-    intent row ─▶ call ─▶ result row
+asked for ──deny──▶ error result
+    │ask                                     an intent without a result, found when the loop replays:
+    ▼                                          repeatable ─▶ call again with the same key
+question ──rejected, expired──▶ error result   otherwise  ─▶ question "did this happen?"
+    │approved (or nothing to ask)
+    ▼
+intent row ─▶ call ─▶ result row
 """
 
 from __future__ import annotations
@@ -152,7 +152,13 @@ class Calls:
     async def _doubt(self, key: str, tool: Tool, arguments: Mapping[str, Any]) -> str:
         if key not in self._scope.open_questions:
             shown = digest([tool.server, tool.name, arguments])
-            body = {"agent": self._agent, "server": tool.server, "tool": tool.name, "arguments": arguments, "hash": shown}
+            body = {
+                "agent": self._agent,
+                "server": tool.server,
+                "tool": tool.name,
+                "arguments": arguments,
+                "hash": shown,
+            }
             ask = Ask(
                 key=key,
                 kind="in_doubt",

@@ -86,11 +86,15 @@ class Loop:
                         await self._scope.commit(self._output(value))
                     return Done(value)
                 if repaired:
-                    raise OutputInvalid(f"{self._agent.name} did not give a valid output, also not when asked again: {problem}")
+                    raise OutputInvalid(
+                        f"{self._agent.name} did not give a valid output, also not when asked again: {problem}"
+                    )
                 repaired = True
                 added = [{"type": "text", "text": f"Your answer is not valid: {problem}\nGive the whole answer again."}]
             chain = self._extend(chain, reply, added)
-        raise RunError(f"{self._agent.name} did not finish in {self._agent.max_turns} turns", hint="Raise its max_turns.")
+        raise RunError(
+            f"{self._agent.name} did not finish in {self._agent.max_turns} turns", hint="Raise its max_turns."
+        )
 
     # The model
 
@@ -122,7 +126,11 @@ class Loop:
             agent=self._agent.name,
         )
         on_text = self._on_text if self._scope.followed else None
-        reply = await self._model.complete(request, on_text=on_text, deadline=self._scope.deadline)
+        try:
+            reply = await self._model.complete(request, on_text=on_text, deadline=self._scope.deadline)
+        except BaseException:
+            self._scope.forfeit()
+            raise
         await self._scope.commit(self._replied(turn, chain, reply, reserved))
         return reply
 

@@ -113,6 +113,10 @@ class Scope(Protocol):
         """
         ...
 
+    def forfeit(self) -> None:
+        """A reserved call ended without a reply: the reservation counts as spent."""
+        ...
+
     def tell(self, note: Note) -> None:
         """Tell followers something that is not kept (text as it comes, progress)."""
         ...

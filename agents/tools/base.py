@@ -114,7 +114,9 @@ class Tool:
         try:
             errors = sorted(self._validator.iter_errors(arguments), key=lambda e: list(map(str, e.absolute_path)))
         except Exception as error:  # a server's schema can itself be broken
-            raise ToolFailed(f"the input schema of {self.server}/{self.name} is invalid: {type(error).__name__}") from None
+            raise ToolFailed(
+                f"the input schema of {self.server}/{self.name} is invalid: {type(error).__name__}"
+            ) from None
         return [f"{'/'.join(map(str, e.absolute_path)) or 'arguments'}: {e.message}"[:300] for e in errors[:5]]
 
     @cached_property

@@ -45,7 +45,9 @@ A message names what was wrong and where; it never holds a secret, a token or a 
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, TypedDict
+from typing import Any, ClassVar
+
+from typing_extensions import TypedDict  # pydantic reads it, and needs this one before Python 3.12
 
 
 class ErrorBody(TypedDict):

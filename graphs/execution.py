@@ -1,0 +1,79 @@
+"""One execution of a run by this process: what its steps, its saver and its keeper share."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+from retinue.database.base import Database
+
+from ..agents.budget import Budget
+from ..agents.equipment import Equipment
+from ..auth.principal import Principal
+from .follow import Bus
+from .lease import Lease
+
+if TYPE_CHECKING:
+    from .journal import Path
+    from .workflow import Workflow
+
+Ending = Literal["stop", "cancel", "lost", "time"]
+"""Why an execution is broken off: its operator, a request to cancel, a lost lease, the budget's seconds."""
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Execution:
+    run: str
+    workflow: Workflow
+    db: Database
+    bus: Bus
+    lease: Lease
+    principal: Principal
+    equipment: Equipment
+    budget: Budget
+    preapproved: Sequence[str]
+    active_before: float
+    input: dict[str, Any] | None = None
+    """Set for a run that was made by this process a moment ago: there is nothing to replay."""
+    began: float = field(default_factory=time.monotonic)
+    ending: Ending | None = None
+    task: asyncio.Task[Any] | None = None
+    paths: dict[str, Path] = field(default_factory=dict[str, "Path"])
+    in_flight: int = 0
+    """Reservations that are not settled yet."""
+    settled: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def fresh(self) -> bool:
+        return self.input is not None
+
+    @property
+    def active(self) -> float:
+        """Seconds of execution so far, earlier ones included."""
+        return self.active_before + time.monotonic() - self.began
+
+    @property
+    def deadline(self) -> float | None:
+        """When the budget's seconds end, on the monotonic clock."""
+        return None if self.budget.seconds is None else self.began + self.budget.seconds - self.active_before
+
+    def came_back(self) -> None:
+        """A reservation is settled, forfeited or was refused: those that wait for room may look again."""
+        self.in_flight -= 1
+        settled, self.settled = self.settled, asyncio.Event()
+        settled.set()
+
+    def end(self, why: Ending) -> None:
+        """Break the execution off. The first reason stands."""
+        if self.ending is None:
+            self.ending = why
+            if self.task is not None:
+                self.task.cancel()
+
+
+current: ContextVar[Execution] = ContextVar("retinue_execution")
+"""The execution that the running code belongs to; LangGraph copies the context into each task."""

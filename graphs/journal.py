@@ -1,0 +1,240 @@
+"""The journal: facts inside one node, keyed by path, each committed with its events, questions and spending.
+
+A path is ``node[send]@superstep``; rows under it are inserted and never replaced. One statement both fences the
+transaction and takes the events' numbers, so nothing that a commit holds can be true without the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import orjson
+
+from retinue import audit
+from retinue.database.base import Transaction
+from retinue.errors import BudgetExceeded, NotSerializable
+
+from ..agents.budget import Spend
+from ..agents.models.base import Model
+from ..agents.policy import matches
+from ..agents.scope import Answer, Commit, Left, Note
+from ..agents.tools.base import Tool
+from . import questions
+from .events import Line, timestamp
+from .execution import Execution
+from .lease import lost
+
+T = TypeVar("T")
+
+FINISH_SECONDS = 30.0
+"""How long a failing or stopping step waits for calls in flight that nobody could repeat."""
+
+
+def dump(value: Any, what: str) -> bytes:
+    """JSON bytes, or `NotSerializable` that names what could not be kept."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NotSerializable(f"{what} cannot be kept as JSON: {error}") from None
+
+
+def append_events(tx: Transaction, run: str, last: int, notes: Sequence[Note], *, path: str = "") -> list[Line]:
+    """Insert the events that end at number ``last`` (already taken from the run's row) and return their lines."""
+    first = last - len(notes) + 1
+    lines: list[Line] = []
+    rows: list[tuple[Any, ...]] = []
+    for seq, note in enumerate(notes, start=first):
+        body = {"path": path, **note.body} if path else dict(note.body)
+        rows.append((run, seq, tx.now, note.type, dump(body, f"the event {note.type}").decode()))
+        lines.append({"type": note.type, "run": run, "seq": seq, "ts": timestamp(tx.now), **body})
+    tx.executemany("INSERT INTO events (run, seq, ts, type, body) VALUES (?, ?, ?, ?, ?)", rows)
+    return lines
+
+
+def advance(tx: Transaction, execution: Execution, events: int, spend: Spend = Spend()) -> int:  # noqa: B008
+    """The fence, the events' numbers and the spending in one statement; returns the last number taken."""
+    lease = execution.lease
+    row = tx.one(
+        "UPDATE runs SET seq = seq + ?, tokens = tokens + ?, cost = cost + ?, turns = turns + ?, updated_at = ? "
+        "WHERE id = ? AND owner = ? AND epoch = ? AND lease_until > ? RETURNING seq",
+        (
+            events, spend.tokens, spend.micro_usd, spend.turns, tx.now,
+            lease.run, lease.owner, lease.epoch, tx.now,
+        ),
+    )  # fmt: skip
+    if row is None:
+        raise lost(lease)
+    return row[0]
+
+
+class Path:
+    """The `Scope` of one member at work: its path's facts, and the one way to add to them."""
+
+    def __init__(self, execution: Execution, path: str) -> None:
+        self._execution = execution
+        self._path = path
+        self._facts: dict[str, Any] = {}
+        self._answers: dict[str, Answer] = {}
+        self._open: dict[str, str] = {}
+
+    async def load(self) -> None:
+        """Read what earlier executions committed, and the answers that came since."""
+        run, path = self._execution.run, self._path
+
+        def work(tx: Transaction) -> tuple[list[Any], list[Any]]:
+            facts = tx.all("SELECT key, body FROM journal WHERE run = ? AND path = ?", (run, path))
+            return facts, questions.of_path(tx, run, path)
+
+        facts, asked = await self._execution.db.read(work)
+        self._facts = {key: orjson.loads(body) for key, body in facts}
+        self._open = {question.key: question.id for question in asked if question.status == "open"}
+        self._answers = {
+            q.key: Answer(
+                status="answered" if q.status == "answered" else "expired",
+                value=q.answer,
+                by=q.answered_by or "",
+                about=str(q.body.get("hash", "")),
+            )
+            for q in asked
+            if q.status != "open"
+        }
+
+    @property
+    def run(self) -> str:
+        return self._execution.run
+
+    @property
+    def path(self) -> str:
+        return self._path
+
+    @property
+    def facts(self) -> Mapping[str, Any]:
+        return self._facts
+
+    @property
+    def answers(self) -> Mapping[str, Answer]:
+        return self._answers
+
+    @property
+    def open_questions(self) -> Mapping[str, str]:
+        return self._open
+
+    @property
+    def deadline(self) -> float | None:
+        return self._execution.deadline
+
+    @property
+    def followed(self) -> bool:
+        return self._execution.bus.followed(self._execution.run)
+
+    def model(self, agent: Any) -> Model:
+        return self._execution.equipment.models[agent.name]
+
+    def tools(self, agent: Any) -> Sequence[Tool]:
+        return self._execution.equipment.tools[agent.name]
+
+    def tell(self, note: Note) -> None:
+        execution = self._execution
+        line = {"type": note.type, "run": execution.run, "ts": timestamp(time.time()), "path": self._path, **note.body}
+        execution.bus.publish(execution.run, [line])
+
+    def preapproved(self, server: str, tool: str) -> str | None:
+        return next((rule for rule in self._execution.preapproved if matches(rule, server, tool)), None)
+
+    async def artifact(self, sha256: str) -> bytes | None:
+        run = self._execution.run
+        row = await self._execution.db.read(
+            lambda tx: tx.one("SELECT body FROM artifacts WHERE run = ? AND id = ?", (run, sha256))
+        )
+        return None if row is None else bytes(row[0])
+
+    async def commit(self, commit: Commit, *, flush: bool = False) -> None:
+        spend = Spend() if commit.settle is None else commit.settle[1] - commit.settle[0]
+        await self._write(commit, lambda _: spend, flush=flush)
+        if commit.settle is not None:
+            self._execution.came_back()
+
+    async def reserve(self, fit: Callable[[Left], Spend], commit: Commit) -> Spend:
+        execution = self._execution
+        while True:
+            settled = execution.settled
+            execution.in_flight += 1
+            try:
+                return await self._write(commit, lambda tx: fit(self._left(tx)))
+            except BaseException as error:
+                execution.came_back()
+                if not isinstance(error, BudgetExceeded) or not execution.in_flight:
+                    raise
+            await settled.wait()
+
+    def forfeit(self) -> None:
+        self._execution.came_back()
+
+    def _left(self, tx: Transaction) -> Left:
+        execution = self._execution
+        budget = execution.budget
+        if execution.deadline is not None and time.monotonic() >= execution.deadline:
+            raise BudgetExceeded("the run's seconds are spent", limit="seconds")
+        if budget.tokens is None and budget.micro_usd is None and budget.turns is None:
+            return Left()
+        row = tx.one("SELECT tokens, cost, turns FROM runs WHERE id = ?", (execution.run,))
+        assert row is not None
+        return Left(
+            tokens=None if budget.tokens is None else budget.tokens - row[0],
+            micro_usd=None if budget.micro_usd is None else budget.micro_usd - row[1],
+            turns=None if budget.turns is None else budget.turns - row[2],
+        )
+
+    async def _write(self, commit: Commit, spend: Callable[[Transaction], Spend], *, flush: bool = False) -> Spend:
+        execution, path = self._execution, self._path
+        run = execution.run
+        facts = [(key, dump(value, f"{path} {key}").decode()) for key, value in commit.facts.items()]
+        asked: dict[str, str] = {}
+
+        def work(tx: Transaction) -> Spend:
+            spent = spend(tx)
+            notes = list(commit.notes)
+            for ask in commit.asks:
+                asked[ask.key] = questions.insert(tx, run, path, ask, expires_in=execution.workflow.answer_within)
+                body = {"question": asked[ask.key], "kind": ask.kind, "title": ask.title}
+                notes.append(Note(type="question.asked", body=body))
+            last = advance(tx, execution, len(notes), spent)
+            if facts:
+                tx.executemany(
+                    "INSERT INTO journal (run, path, key, body, ts) VALUES (?, ?, ?, ?, ?)",
+                    [(run, path, key, body, tx.now) for key, body in facts],
+                )
+            for sha256, data in commit.artifacts.items():
+                tx.execute(
+                    "INSERT INTO artifacts (run, id, media_type, body) VALUES (?, ?, 'text/plain; charset=utf-8', ?) "
+                    "ON CONFLICT DO NOTHING",
+                    (run, sha256, data),
+                )
+            for action, body in commit.audit:
+                audit.append(tx, actor=execution.principal.key, action=action, run=run, body={"path": path, **body})
+            lines = append_events(tx, run, last, notes, path=path) if notes else []
+            tx.after_commit(lambda: execution.bus.publish(run, lines))
+            return spent
+
+        spent = await execution.db.write(work, flush=flush)
+        # What a restart would read back is what this execution goes on with.
+        self._facts.update((key, orjson.loads(body)) for key, body in facts)
+        self._open.update(asked)
+        return spent
+
+    async def finish_in_flight(self, work: Awaitable[T]) -> T:
+        """See `Scope.finish_in_flight`. A run that is cancelled, or was lost, is not waited for."""
+        task = asyncio.ensure_future(work)
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            if self._execution.ending in ("cancel", "lost") or task.done():
+                task.cancel()
+            else:
+                await asyncio.wait([task], timeout=FINISH_SECONDS)
+                task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            raise

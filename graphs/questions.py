@@ -1,0 +1,215 @@
+"""Questions to people: asked once, answered once, kept until then.
+
+An answer is accepted whenever its question is open, whoever executes the run. It says who answered and through what
+channel; a model's channel does not exist, so a model cannot approve what a model asked for.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import orjson
+
+from retinue import audit
+from retinue.database.base import Database, Row, Transaction
+from retinue.errors import AlreadyAnswered, AnswerRejected, NotAllowed, QuestionNotFound
+
+from ..agents.scope import Ask, Note
+from ..auth.principal import Principal
+from .events import Line
+
+Channel = Literal["terminal", "command", "api", "console", "link", "elicitation"]
+Status = Literal["open", "answered", "expired", "withdrawn"]
+
+_COLUMNS = (
+    "q.id, q.run, q.path, q.key, q.kind, q.body, q.schema, q.status, q.answer, q.answered_by, q.channel, "
+    "q.interrupt_id, q.asked_at, q.expires_at, q.answered_at"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    id: str
+    run: str
+    path: str
+    key: str
+    kind: str
+    body: dict[str, Any]
+    schema: dict[str, Any]
+    status: Status
+    answer: Any
+    answered_by: str | None
+    channel: str | None
+    interrupt_id: str | None
+    asked_at: float
+    expires_at: float | None
+    answered_at: float | None
+
+    @property
+    def title(self) -> str:
+        return str(self.body.get("title", self.kind))
+
+    def to_json(self) -> dict[str, Any]:
+        """What inboxes show: all of it but the inner names."""
+        return {
+            "question": self.id,
+            "run": self.run,
+            "kind": self.kind,
+            "title": self.title,
+            "status": self.status,
+            "path": self.path,
+            "asked_at": self.asked_at,
+            "expires_at": self.expires_at,
+            "body": self.body,
+            "schema": self.schema,
+        }
+
+
+def _question(row: Row) -> Question:
+    (id_, run, path, key, kind, body, schema, status, answer, by, channel, interrupt, asked, expires, answered) = row
+    return Question(
+        id=id_,
+        run=run,
+        path=path,
+        key=key,
+        kind=kind,
+        body=orjson.loads(body),
+        schema=orjson.loads(schema),
+        status=status,
+        answer=None if answer is None else orjson.loads(answer),
+        answered_by=by,
+        channel=channel,
+        interrupt_id=interrupt,
+        asked_at=asked,
+        expires_at=expires,
+        answered_at=answered,
+    )
+
+
+def insert(
+    tx: Transaction, run: str, path: str, ask: Ask, *, interrupt: str | None = None, expires_in: float | None = None
+) -> str:
+    """Keep an open question; returns its id."""
+    id_ = secrets.token_hex(6)
+    body = orjson.dumps({"title": ask.title, **ask.body}, default=str).decode()
+    tx.execute(
+        "INSERT INTO questions (id, run, path, key, kind, body, schema, status, interrupt_id, asked_at, expires_at) "
+        "VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?)",
+        (
+            id_, run, path, ask.key, ask.kind, body, orjson.dumps(ask.schema).decode(),
+            interrupt, tx.now, None if expires_in is None else tx.now + expires_in,
+        ),
+    )  # fmt: skip
+    return id_
+
+
+def of_path(tx: Transaction, run: str, path: str) -> list[Question]:
+    rows = tx.all(f"SELECT {_COLUMNS} FROM questions q WHERE q.run = ? AND q.path = ?", (run, path))  # noqa: S608
+    return [_question(row) for row in rows]
+
+
+def of_run(tx: Transaction, run: str) -> list[Question]:
+    rows = tx.all(f"SELECT {_COLUMNS} FROM questions q WHERE q.run = ? ORDER BY q.asked_at, q.id", (run,))  # noqa: S608
+    return [_question(row) for row in rows]
+
+
+async def inbox(db: Database, *, subject: str | None = None, run: str | None = None) -> list[Question]:
+    """Open questions of runs that are not over, oldest first."""
+    sql = (
+        f"SELECT {_COLUMNS} FROM questions q JOIN runs r ON r.id = q.run "  # noqa: S608
+        "WHERE q.status = 'open' AND r.status IN ('running', 'waiting', 'stopped') "
+        "AND (q.expires_at IS NULL OR q.expires_at > ?)"
+    )
+    params: list[Any] = []
+    for column, value in (("r.subject", subject), ("q.run", run)):
+        if value is not None:
+            sql += f" AND {column} = ?"
+            params.append(value)
+    sql += " ORDER BY q.asked_at, q.id"
+    return [_question(row) for row in await db.read(lambda tx: tx.all(sql, [tx.now, *params]))]
+
+
+def check(schema: Mapping[str, Any], value: Any) -> None:
+    """Raise `AnswerRejected` with what does not fit."""
+    from jsonschema import Draft202012Validator
+
+    problems = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda e: list(map(str, e.absolute_path)))
+    if problems:
+        first = problems[0]
+        where = "/".join(map(str, first.absolute_path)) or "the answer"
+        raise AnswerRejected(
+            f"{where}: {first.message}"[:500], hint="`retinue inbox --json` shows the question's schema."
+        )
+
+
+async def answer(
+    db: Database, id_: str, value: Any, *, principal: Principal, channel: Channel
+) -> tuple[Question, Line]:
+    """Close an open question with a person's answer, once; returns it and the event of it.
+
+    Raises `QuestionNotFound`, `AlreadyAnswered`, `AnswerRejected`, `NotAllowed`.
+    """
+    from .journal import append_events
+
+    if not principal.may_approve:
+        raise NotAllowed(f"{principal.key} may not answer questions", hint="It takes a person with runs:approve.")
+
+    def work(tx: Transaction) -> tuple[Question, Line]:
+        row = tx.one(f"SELECT {_COLUMNS} FROM questions q WHERE q.id = ?", (id_,))  # noqa: S608
+        owner = None if row is None else tx.one("SELECT subject FROM runs WHERE id = ?", (row[1],))
+        if row is None or owner is None or owner[0] != principal.key:
+            raise QuestionNotFound(f"there is no question {id_}")
+        question = _question(row)
+        if question.status != "open":
+            by = f" by {question.answered_by}" if question.answered_by else ""
+            raise AlreadyAnswered(f"question {id_} is already {question.status}{by}")
+        if question.expires_at is not None and question.expires_at <= tx.now:
+            raise AlreadyAnswered(f"question {id_} has expired")
+        check(question.schema, value)
+        if question.kind == "approval" and value["decision"] == "edit":
+            _check_edit(question, value)
+        tx.execute(
+            "UPDATE questions SET status = 'answered', answer = ?, answered_by = ?, channel = ?, answered_at = ? "
+            "WHERE id = ? AND status = 'open'",
+            (orjson.dumps(value).decode(), principal.key, channel, tx.now, id_),
+        )
+        body = {"question": id_, "kind": question.kind, "by": principal.key, "channel": channel}
+        seq = tx.one("UPDATE runs SET seq = seq + 1, updated_at = ? WHERE id = ? RETURNING seq", (tx.now, question.run))
+        assert seq is not None
+        (line,) = append_events(tx, question.run, seq[0], [Note(type="question.answered", body=body)])
+        record = {
+            "question": id_,
+            "answer": audit.digest(value),
+            "about": question.body.get("hash"),
+            "channel": channel,
+        }
+        if question.kind == "approval":
+            record["decision"] = value["decision"]
+        audit.append(tx, actor=principal.key, action="question.answered", run=question.run, body=record)
+        return question, line
+
+    return await db.write(work)
+
+
+def _check_edit(question: Question, value: Mapping[str, Any]) -> None:
+    if "arguments" not in value:
+        raise AnswerRejected("an edit needs the edited arguments")
+    check(question.body["input_schema"], value["arguments"])
+
+
+def expire(tx: Transaction, run: str) -> list[str]:
+    """Close the questions of a run whose time is over; returns their ids."""
+    rows = tx.all(
+        "UPDATE questions SET status = 'expired', answered_at = ? "
+        "WHERE run = ? AND status = 'open' AND expires_at <= ? RETURNING id",
+        (tx.now, run, tx.now),
+    )
+    return [row[0] for row in rows]
+
+
+def withdraw(tx: Transaction, run: str) -> None:
+    """Close what is still open in a run that is over."""
+    tx.execute("UPDATE questions SET status = 'withdrawn' WHERE run = ? AND status = 'open'", (run,))

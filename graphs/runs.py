@@ -1,0 +1,250 @@
+"""Runs: started, resumed, paused, ended, each by one process at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from retinue import audit, telemetry
+from retinue.database.base import Database, Transaction
+from retinue.errors import ConfigError, LeaseLost, RunBusy, RunError, WorkflowChanged
+
+from ..agents.budget import Budget
+from ..agents.equipment import Equipment
+from ..agents.scope import Note
+from ..auth.principal import Principal
+from . import questions, records
+from .checkpoints import Checkpoints, serializer_for
+from .drive import Outcome, drive, end
+from .events import Line
+from .execution import Execution, current
+from .fingerprint import differences, fingerprint
+from .follow import Bus
+from .journal import append_events
+from .keeper import Keeper
+from .lease import LEASE_SECONDS, Lease, acquire, check
+from .questions import Channel, Question
+from .records import TERMINAL, RunRecord
+from .workflow import Workflow
+
+
+class Runs:
+    """The runs of one database, and the executions of this process.
+
+    ``lease_seconds`` is how long a process that no longer answers keeps its runs. A dead one loses them at once where the
+    database can tell.
+    """
+
+    def __init__(self, db: Database, *, lease_seconds: float = LEASE_SECONDS) -> None:
+        self.db = db
+        self.bus = Bus()
+        self._lease_seconds = lease_seconds
+        self._keeper = Keeper(db)
+        self._saver: Callable[..., Checkpoints] = self._make_saver
+
+    def _make_saver(self, *types: type[Any]) -> Checkpoints:
+        return Checkpoints(self.db, fence=self._fence, serde=serializer_for(*types))
+
+    def _fence(self, tx: Transaction, thread: str) -> None:
+        execution = self._keeper.executions.get(thread)
+        if execution is None:
+            raise LeaseLost(f"this process does not execute run {thread[:8]}")
+        check(tx, execution.lease)
+
+    async def close(self) -> None:
+        await self._keeper.close()
+
+    # Beginning
+
+    async def start(
+        self,
+        workflow: Workflow,
+        input: Any,  # noqa: A002
+        *,
+        principal: Principal,
+        equipment: Equipment,
+        settings: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
+        run: str | None = None,
+        retry_of: str | None = None,
+    ) -> Execution:
+        """Make a run and take its lease, in one transaction. Nothing has been executed yet: see `execute`.
+
+        Raises `InvalidInput`, `BudgetExceeded` (a money budget and a model without a price), `DatabaseError`.
+        """
+        data = workflow.read_input(input)
+        limits = budget or workflow.budget
+        _check_prices(limits, equipment)
+        id_ = run or uuid.uuid4().hex
+        kept = dict(settings or {})
+        shape = fingerprint(workflow, equipment)
+        note = Note(type="run.started", body={"workflow": workflow.name, **_models(equipment)})
+
+        def work(tx: Transaction) -> tuple[Lease, list[Line]]:
+            records.insert(
+                tx,
+                id_,
+                workflow=workflow.name,
+                input=data,
+                principal=principal,
+                settings=kept,
+                fingerprint=shape,
+                budget=limits,
+                traceparent=telemetry.traceparent(),
+                retry_of=retry_of,
+            )
+            lease = self._acquire(tx, id_)
+            tx.execute("UPDATE runs SET seq = 1 WHERE id = ?", (id_,))
+            lines = append_events(tx, id_, 1, [note])
+            body = {"workflow": workflow.name, "input": audit.digest(data)}
+            audit.append(tx, actor=principal.key, action="run.started", run=id_, body=body)
+            tx.after_commit(lambda: self.bus.publish(id_, lines))
+            return lease, lines
+
+        lease, _ = await self.db.write(work)
+        execution = Execution(
+            run=id_,
+            workflow=workflow,
+            db=self.db,
+            bus=self.bus,
+            lease=lease,
+            principal=principal,
+            equipment=equipment,
+            budget=limits,
+            preapproved=tuple(kept.get("approve", ())),
+            active_before=0.0,
+            input=data,
+        )
+        self._keeper.add(execution)
+        return execution
+
+    async def resume(self, record: RunRecord, workflow: Workflow, equipment: Equipment) -> Execution:
+        """Take the lease of a run that is not over.
+
+        Raises `RunBusy`, `WorkflowChanged` with what differs, `RunError` for a run that is over.
+        """
+        now = fingerprint(workflow, equipment)
+        note_body = _models(equipment)
+
+        def work(tx: Transaction) -> tuple[Lease, RunRecord]:
+            fresh = records.get(tx, record.id)
+            if fresh.status in TERMINAL:
+                raise RunError(f"run {record.id[:8]} is {fresh.status}", hint="Start a new one with `retinue run`.")
+            lease = self._acquire(tx, record.id)
+            if changes := differences(fresh.fingerprint, now):
+                raise WorkflowChanged(
+                    f"run {record.id[:8]} was started by another version of {workflow.name}: {'; '.join(changes[:8])}",
+                    changes=changes,
+                )
+            row = tx.one(
+                "UPDATE runs SET status = 'running', seq = seq + 1, updated_at = ? WHERE id = ? RETURNING seq",
+                (tx.now, record.id),
+            )
+            assert row is not None
+            questions.expire(tx, record.id)
+            lines = append_events(
+                tx, record.id, row[0], [Note(type="run.resumed", body={"epoch": lease.epoch, **note_body})]
+            )
+            audit.append(
+                tx, actor=fresh.principal.key, action="run.resumed", run=record.id, body={"epoch": lease.epoch}
+            )
+            tx.after_commit(lambda: self.bus.publish(record.id, lines))
+            return lease, fresh
+
+        lease, fresh = await self.db.write(work)
+        execution = Execution(
+            run=record.id,
+            workflow=workflow,
+            db=self.db,
+            bus=self.bus,
+            lease=lease,
+            principal=fresh.principal,
+            equipment=equipment,
+            budget=fresh.budget,
+            preapproved=tuple(fresh.settings.get("approve", ())),
+            active_before=fresh.active,
+        )
+        self._keeper.add(execution)
+        return execution
+
+    def _acquire(self, tx: Transaction, run: str) -> Lease:
+        return acquire(tx, run, owner=self.db.owner, seconds=self._lease_seconds, alive=self.db.alive)
+
+    # Executing
+
+    async def execute(self, execution: Execution) -> Outcome:
+        """Run until the next question or the end, and let go of the lease.
+
+        A cancelled caller stops the run: it can be resumed. Raises only what leaves the run as it was found on disk
+        (`LeaseLost`, `DatabaseError`) and the caller's own cancellation; any other error is in the outcome.
+        """
+        execution.task = asyncio.current_task()
+        token = current.set(execution)
+        try:
+            with telemetry.span(f"run {execution.workflow.name}", run=execution.run, workflow=execution.workflow.name):
+                return await drive(execution, self._saver)
+        finally:
+            current.reset(token)
+            self._keeper.remove(execution)
+
+    # From outside
+
+    async def answer(self, question: str, value: Any, *, principal: Principal, channel: Channel) -> Question:
+        """Close an open question, once. See `questions.answer`; whoever executes the run goes on with it."""
+        closed, line = await questions.answer(self.db, question, value, principal=principal, channel=channel)
+        self.bus.publish(closed.run, [line])
+        return closed
+
+    async def cancel(self, record: RunRecord, *, principal: Principal) -> bool:
+        """Ask for the end of a run. True: it has ended; False: its process has been asked to end it.
+
+        Raises `RunError` for a run that is over.
+        """
+
+        def work(tx: Transaction) -> bool:
+            fresh = records.get(tx, record.id)
+            if fresh.status in TERMINAL:
+                raise RunError(f"run {record.id[:8]} is already {fresh.status}", hint="There is nothing to cancel.")
+            try:
+                lease = self._acquire(tx, record.id)
+            except RunBusy:
+                tx.execute("UPDATE runs SET cancelling = 1 WHERE id = ?", (record.id,))
+                return False
+            lines = end(tx, lease, "cancelled", by=principal.key, active=fresh.active)
+            tx.after_commit(lambda: self.bus.publish(record.id, lines))
+            return True
+
+        return await self.db.write(work)
+
+    async def abandoned(self, *, subject: str | None = None) -> list[RunRecord]:
+        """Runs that say they are running while no process executes them: what `recover` takes over."""
+
+        def work(tx: Transaction) -> list[str]:
+            rows = tx.all("SELECT id, owner, lease_until FROM runs WHERE status = 'running' ORDER BY created_at")
+            return [
+                run
+                for run, owner, until in rows
+                if owner is None or until is None or until <= tx.now or self.db.alive(owner) is False
+            ]
+
+        ids = await self.db.read(work)
+        found = [await self.db.read(lambda tx, id_=id_: records.get(tx, id_)) for id_ in ids]
+        return [record for record in found if subject is None or record.principal.key == subject]
+
+
+def _models(equipment: Equipment) -> dict[str, Any]:
+    models = {name: model.name for name, model in equipment.models.items()}
+    return {"models": models, "language_model": equipment.language_model}
+
+
+def _check_prices(budget: Budget, equipment: Equipment) -> None:
+    if budget.usd is None:
+        return
+    for model in equipment.models.values():
+        if model.price is None:
+            raise ConfigError(
+                f"the price of {model.name} is not known, and the run has a money budget",
+                hint=f'Set [prices."{model.name}"] in retinue.toml, or give a budget in tokens instead of usd.',
+            )

@@ -1,0 +1,191 @@
+"""A named, typed graph with a budget: what is run, and what is served."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
+from typing import Any, cast, get_type_hints
+from weakref import WeakKeyDictionary
+
+from langgraph.channels.binop import BinaryOperatorAggregate
+from langgraph.graph import StateGraph
+from langgraph.graph.state import CompiledStateGraph
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from retinue.errors import ConfigError, InvalidInput, OutputInvalid
+
+from ..agents.agent import Agent
+from ..agents.budget import Budget
+from ..agents.member import Member
+from .checkpoints import Checkpoints
+from .nodes import MEMBER
+
+_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+
+AnyGraph = StateGraph[Any, Any, Any, Any]
+Compiled = CompiledStateGraph[Any, Any, Any, Any]
+
+
+class Workflow:
+    """A graph under a name.
+
+    ``graph`` is a plain LangGraph `StateGraph`; its input and output schemas are the workflow's. ``max_concurrency``
+    bounds the nodes that run at once, however far the graph fans out; ``max_steps`` bounds its supersteps over the life
+    of a run. ``answer_within`` seconds a question stays open; unanswered, it counts as rejected. None: for ever.
+    ``summary`` renders an output for people; by default it is shown as JSON.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        graph: AnyGraph,
+        *,
+        description: str = "",
+        budget: Budget | None = None,
+        max_concurrency: int = 8,
+        max_steps: int = 1000,
+        answer_within: float | None = None,
+        summary: Callable[[Any], str] | None = None,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        if not _NAME.fullmatch(name):
+            raise ConfigError(f"a workflow cannot be named {name!r}", hint="Lower-case letters, digits, - and _.")
+        self.name = name
+        self.graph = graph
+        self.description = description
+        self.budget = budget or Budget()
+        self.max_concurrency = max_concurrency
+        self.max_steps = max_steps
+        self.answer_within = answer_within
+        self.summary = summary
+        self.options = dict(options or {})
+        """Settings of the run that the workflow starts from, e.g. the library its agents read."""
+        self._compiled: WeakKeyDictionary[Callable[..., Checkpoints], Compiled] = WeakKeyDictionary()
+
+    def __repr__(self) -> str:
+        return f"Workflow({self.name!r})"
+
+    @cached_property
+    def steps(self) -> dict[str, Member]:
+        """Node name to the member it runs, for nodes made by `step`."""
+        found: dict[str, Member] = {}
+        for name, node in self.graph.nodes.items():
+            function = getattr(node.runnable, "afunc", None)
+            member = getattr(function, MEMBER, None)
+            if member is not None:
+                found[name] = member
+        return found
+
+    @cached_property
+    def agents(self) -> Sequence[Agent]:
+        """Its agents, each once."""
+        agents: dict[str, Agent] = {}
+        for member in self.steps.values():
+            if isinstance(member, Agent):
+                if agents.setdefault(member.name, member) is not member:
+                    raise ConfigError(f"{self.name} has two agents named {member.name!r}")
+        return list(agents.values())
+
+    @cached_property
+    def input_type(self) -> type[Any]:
+        return self.graph.input_schema
+
+    @cached_property
+    def output_type(self) -> type[Any]:
+        return self.graph.output_schema
+
+    @cached_property
+    def _input(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.input_type)
+
+    @cached_property
+    def _output(self) -> TypeAdapter[Any]:
+        return TypeAdapter(self.output_type)
+
+    @cached_property
+    def main_field(self) -> str | None:
+        """The input field that takes a bare text: the first required text field."""
+        schema = self._input.json_schema()
+        required = schema.get("required", [])
+        for name, field in schema.get("properties", {}).items():
+            if name in required and field.get("type") == "string":
+                return name
+        return None
+
+    def read_input(self, data: Any) -> dict[str, Any]:
+        """The input in JSON form, valid by the graph's input schema. Raises `InvalidInput`."""
+        if isinstance(data, str):
+            if self.main_field is None:
+                raise InvalidInput(f"{self.name} takes no bare text", hint="Pass --set field=value or --input FILE.")
+            data = {self.main_field: data}
+        if isinstance(data, BaseModel):
+            data = data.model_dump(mode="json")
+        known = self._input.json_schema().get("properties", {})
+        if isinstance(data, Mapping) and (unknown := sorted(set(cast("Mapping[str, Any]", data)) - set(known))):
+            raise InvalidInput(f"{self.name} has no input {unknown[0]!r}", hint=f"Its inputs: {', '.join(known)}.")
+        try:
+            value = self._input.validate_python(data)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'/'.join(map(str, e['loc'])) or 'input'}: {e['msg']}"
+                for e in error.errors(include_url=False, include_input=False)[:5]
+            )
+            raise InvalidInput(f"the input of {self.name} is not valid: {problems}") from None
+        return self._input.dump_python(value, mode="json")
+
+    def write_output(self, state: Any) -> Any:
+        """The output in JSON form, checked against the graph's output schema. Raises `OutputInvalid`."""
+        try:
+            return self._output.dump_python(self._output.validate_python(state), mode="json")
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            where = "/".join(map(str, first["loc"])) or "output"
+            raise OutputInvalid(f"the output of {self.name} is not valid: {where}: {first['msg']}") from None
+
+    def appended(self, field: str, value: Any) -> Any:
+        """A member's output as an update of ``field``: an item where the field has a reducer over a list."""
+        channel = self.graph.channels.get(field)
+        if channel is None:
+            raise ConfigError(f"the state of {self.name} has no field {field!r}")
+        if isinstance(channel, BinaryOperatorAggregate) and isinstance(channel.value, list):
+            return value if isinstance(value, list) else [value]
+        return value
+
+    def compile(self, saver: Callable[..., Checkpoints]) -> Compiled:
+        """The runnable graph; ``saver`` makes its saver from the types that the state and the outputs are made of."""
+        compiled = self._compiled.get(saver)
+        if compiled is None:
+            types = [self.graph.state_schema, self.input_type, self.output_type]
+            types += [member.output for member in self.steps.values() if member.output is not None]
+            compiled = self.graph.compile(checkpointer=saver(*types), name=self.name)
+            self._compiled[saver] = compiled
+        return compiled
+
+    @cached_property
+    def shape(self) -> dict[str, Any]:
+        """What makes a paused run continuable: nodes, edges, state, and what each agent is told to be."""
+        graph = self.graph
+        branches = {
+            f"{source} -> {name}": sorted(map(str, (branch.ends or {}).values())) or "any"
+            for source, found in graph.branches.items()
+            for name, branch in found.items()
+        }
+        edges = [*graph.edges, *((",".join(sources), end) for sources, end in graph.waiting_edges)]
+        return {
+            "nodes": {
+                name: self.steps[name].name if name in self.steps else "function" for name in sorted(graph.nodes)
+            },
+            "edges": sorted(f"{a} -> {b}" for a, b in edges),
+            "branches": branches,
+            "state": {
+                name: str(hint)
+                for name, hint in sorted(get_type_hints(graph.state_schema, include_extras=True).items())
+            },
+            "prompts": {agent.name: agent.prompt_hash for agent in self.agents},
+            "outputs": {agent.name: agent.output_schema for agent in self.agents if agent.output_schema is not None},
+        }
+
+    def mermaid(self) -> str:
+        """The graph as a Mermaid flowchart."""
+        return self.graph.compile().get_graph().draw_mermaid()
