@@ -206,7 +206,7 @@ def test_spans_reach_a_collector_over_otlp() -> None:
             self.send_response(200)
             self.end_headers()
 
-        def log_message(self, *args: Any) -> None:
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the base class calls it so
             pass
 
     with HTTPServer(("127.0.0.1", 0), Collector) as server:
