@@ -17,7 +17,17 @@ from mcp.server.lowlevel.helper_types import ReadResourceContents
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ResourceError, ResourceNotFoundError, ToolError
 from mcp.shared.exceptions import MCPError
-from mcp_types import CallToolResult, ContentBlock, InputRequiredResult, Resource, TextContent, Tool
+from mcp_types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolResult,
+    ContentBlock,
+    GetPromptResult,
+    InputRequiredResult,
+    Resource,
+    TextContent,
+    Tool,
+)
 from pydantic import AnyUrl, ValidationError
 
 from retinue.errors import RetinueError, UsageError
@@ -82,8 +92,20 @@ class CheckedServer(MCPServer[Any]):
         listed = await super().list_resources()
         for spec in self._resource_specs:
             if spec.listed is not None and len(listed) < MAX_LISTED:
-                listed += [_listed(entry, spec.scope) for entry in await spec.listed()]
+                try:
+                    listed += [_listed(entry, spec.scope) for entry in await spec.listed()]
+                except Exception as error:
+                    raise MCPError(INTERNAL_ERROR, explain(error, what="listing the resources")) from error
         return listed[:MAX_LISTED]
+
+    async def get_prompt(
+        self, name: str, arguments: dict[str, Any] | None = None, context: Context[Any, Any] | None = None
+    ) -> GetPromptResult | InputRequiredResult:
+        """The kit has no prompts of its own; without this, asking for one puts a traceback into the log."""
+        try:
+            return await super().get_prompt(name, arguments, context)
+        except ValueError as error:
+            raise MCPError(INVALID_PARAMS, f"There is no prompt {name[:80]!r} that takes these arguments.") from error
 
     async def read_resource(
         self, uri: AnyUrl | str, context: Context[Any, Any] | None = None

@@ -13,7 +13,7 @@ from mcp_types import CallToolResult, TextContent, TextResourceContents
 from pydantic import Field
 
 from retinue.errors import ConfigError
-from retinue.mcp_servers.kit import ToolContext, ToolServer
+from retinue.mcp_servers.kit import ResourceEntry, ToolContext, ToolServer
 from retinue.protocol import IDEMPOTENCY_KEY, KEYED, SCOPE
 from tests.mcp_servers.sample import SECRET, sample_server
 
@@ -171,6 +171,29 @@ async def test_a_document_that_cannot_be_read_tells_an_id_only(client: Client) -
         await client.read_resource("sample://doc/broken")
     assert "(error " in raised.value.error.message
     assert SECRET not in raised.value.error.message
+
+
+async def test_a_failing_list_and_a_prompt_that_is_not_there_leave_no_traceback(
+    client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = ToolServer("x")
+
+    async def listed() -> list[ResourceEntry]:
+        raise RuntimeError(SECRET)
+
+    @server.resource("x://{name}", scope="x", listed=listed)
+    async def document(name: str) -> str:
+        """A document."""
+        return name
+
+    assert document is not None
+    async with Client(server.mcp) as client:
+        with pytest.raises(MCPError, match="listing the resources failed"):
+            await client.list_resources()
+        with pytest.raises(MCPError, match="no prompt"):
+            await client.get_prompt("none")
+    assert "Traceback" not in caplog.text
+    assert SECRET not in caplog.text
 
 
 # Scopes
