@@ -6,7 +6,7 @@ Importing this costs nothing; a server's own code is imported when it is made.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
@@ -16,6 +16,8 @@ from retinue.errors import ConfigError
 
 if TYPE_CHECKING:
     from .kit import ToolServer
+    from .knowledge.embed import Embedder
+    from .knowledge.library import OnProgress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,10 +26,10 @@ class Knowledge:
 
     library: tuple[Path, ...]
     index: Path | None = None
-    """Where the index is kept between starts. None: the server's own choice."""
-    embedder: Any = None
+    """The file that keeps the index between starts. None keeps it in memory."""
+    embedder: Embedder | None = None
     """For dense search beside the lexical one; None is lexical search alone."""
-    on_progress: Callable[..., object] | None = None
+    on_progress: OnProgress | None = None
     """Told how far indexing is."""
 
     def server(self) -> ToolServer:

@@ -23,6 +23,7 @@ def test_a_server_is_made_from_its_settings(tmp_path: Path) -> None:
     server = built_in("workspace", root=tmp_path / "out", max_bytes=10)
     assert server.name == "workspace"
     assert (tmp_path / "out").is_dir()
+    assert built_in("knowledge", library=(tmp_path,)).name == "knowledge"
 
 
 def test_what_does_not_fit_is_named(tmp_path: Path) -> None:
