@@ -135,7 +135,7 @@ def codec_of(cls: type[Any]) -> Codec:
     if issubclass(cls, Flag):
         return Codec(tag, _value, cls)
     if issubclass(cls, Enum):
-        return Codec(tag, _name, cls.__getitem__)
+        return Codec(tag, _name, lambda name: cls[name])  # cls.__getitem__ would be the text's, for a StrEnum
     if issubclass(cls, AnyUrl):
         return Codec(tag, str, cls)
     if issubclass(cls, tuple):

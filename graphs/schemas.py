@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin, get_type_hints
@@ -66,17 +65,17 @@ def _inside(annotation: Any) -> list[Any]:
 
 def _extra_and_private(model: type[BaseModel]) -> list[Any]:
     names = {"__pydantic_extra__", *model.__private_attributes__}
+    declared = [vars(base).get("__annotations__", {}) for base in model.__mro__ if base not in BaseModel.__mro__]
+    if not any(names & set(annotations) for annotations in declared):
+        return []
     return [hint for name, hint in _hints(model).items() if name in names]
 
 
 def _hints(cls: type[Any]) -> dict[str, Any]:
-    module = sys.modules.get(cls.__module__)
     try:
-        return get_type_hints(cls, vars(module) if module else None, dict(vars(cls)), include_extras=True)
+        return get_type_hints(cls, include_extras=True)
     except NameError as error:
         raise UsageError(
             f"the annotations of {cls.__qualname__} name {error.name!r}, which its module does not define",
             hint="Move the import out of `if TYPE_CHECKING:`, or the class to the module's top level.",
         ) from None
-    except TypeError:
-        return cast(dict[str, Any], {})

@@ -188,6 +188,6 @@ class _Reading:
             raise
         except Exception as error:  # a class that changed since: its own code may raise anything
             self._trouble = self._trouble or DatabaseCorrupt(
-                f"a value in a checkpoint cannot be rebuilt: {type(error).__name__}"
+                f"a {tag} in a checkpoint cannot be rebuilt: {type(error).__name__}"
             )
             raise
