@@ -26,8 +26,8 @@ class Agent:
 
     ``prompt`` is text or the path of a file; a file is read once, and its hash is on every event of the agent.
     ``output`` is a pydantic model (or any type pydantic knows) that the answer must fit; None is plain text.
-    ``model`` is a name, a `Model`, or ``"auto"``: the configured model, else Claude when the environment offers it, else
-    ``function``, a Python function of the conversation that does the work without a language model.
+    ``model`` is a name, a `Model`, or ``"auto"``: the configured model, else Claude when the environment offers it,
+    else ``function``, a Python function of the conversation that does the work without a language model.
     """
 
     def __init__(

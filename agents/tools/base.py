@@ -17,6 +17,8 @@ from ..models.base import Block, ToolSpec
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
 
+    from ..policy import Policy
+
 EffectClass = Literal["read_only", "idempotent", "keyed", "unsafe"]
 Decision = Literal["allow", "ask", "deny"]
 
@@ -154,6 +156,7 @@ class ServerTool:
     description: str
     input_schema: dict[str, Any]
     effect: Effect
+    policy: Policy
     call: Callable[[ToolCall], Awaitable[ToolResult]]
     timeout: float = 60.0
 

@@ -1,0 +1,222 @@
+"""The composition root: the one place that knows all rooms.
+
+It opens the database, chooses models, starts the built-in servers that a run needs, and hands them down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from retinue import audit, telemetry
+from retinue.agents.agent import Agent
+from retinue.agents.budget import Budget
+from retinue.agents.equipment import Equipment
+from retinue.agents.models.base import Model, Price
+from retinue.agents.models.choose import choose
+from retinue.auth.principal import Principal
+from retinue.config import Settings, load_settings, load_workflow
+from retinue.database.sqlite import SQLiteDatabase
+from retinue.errors import ConfigError
+from retinue.graphs import records
+from retinue.graphs.drive import Outcome
+from retinue.graphs.events import Line
+from retinue.graphs.execution import Execution
+from retinue.graphs.follow import follow
+from retinue.graphs.records import RunRecord
+from retinue.graphs.runs import Runs
+from retinue.graphs.workflow import Workflow
+from retinue.servers import Servers
+
+LOCAL_ISSUER = "urn:retinue:local"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What a run is started with beside its input. Kept with the run, so that a resume works alike.
+
+    ``library`` and ``workspace`` are folders for the built-in servers, ``approve`` globs over ``server/tool`` whose
+    calls need no question, ``model`` a name in place of the configured one.
+    """
+
+    target: str = ""
+    """How the workflow was named: a registered name or ``module:attribute``."""
+    library: tuple[str, ...] = ()
+    workspace: str = ""
+    approve: tuple[str, ...] = ()
+    model: str = ""
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> RunOptions:
+        return cls(
+            target=data.get("target", ""),
+            library=tuple(data.get("library", ())),
+            workspace=data.get("workspace", ""),
+            approve=tuple(data.get("approve", ())),
+            model=data.get("model", ""),
+        )
+
+
+def local_principal() -> Principal:
+    """The person at this machine's terminal: the operating system vouches for them."""
+    user = f"{os.getuid()}" if hasattr(os, "getuid") else getpass.getuser()
+    return Principal(issuer=LOCAL_ISSUER, subject=f"user:{user}", scopes=frozenset({"runs:approve"}))
+
+
+@dataclass(kw_only=True)
+class Host:
+    """Everything a process needs to run workflows. Made by `open_host`."""
+
+    settings: Settings
+    db: SQLiteDatabase
+    runs: Runs
+    principal: Principal
+    env: Mapping[str, str]
+    on_progress: Callable[[Any], None] | None = None
+    """Told how far the indexing of a library is, see `mcp_servers.knowledge.models.Progress`."""
+    _servers: dict[tuple[Any, ...], Servers] = field(default_factory=dict[tuple[Any, ...], Servers])
+    _equipment: dict[tuple[Any, ...], Equipment] = field(default_factory=dict[tuple[Any, ...], Equipment])
+
+    def workflow(self, name: str) -> Workflow:
+        """The workflow registered under this name. Raises `WorkflowNotFound`."""
+        return load_workflow(self.settings, name)
+
+    async def start(
+        self,
+        workflow: Workflow,
+        input: Any,  # noqa: A002
+        *,
+        options: RunOptions | None = None,
+        budget: Budget | None = None,
+        retry_of: str | None = None,
+    ) -> Execution:
+        """Make a run and take its lease; see `Runs.start`. The options are completed from workflow and configuration."""
+        complete = self._complete(workflow, options or RunOptions())
+        equipment = await self.equip(workflow, complete)
+        settings = self.settings
+        if settings.max_concurrency is not None:
+            workflow.max_concurrency = settings.max_concurrency
+        return await self.runs.start(
+            workflow,
+            input,
+            principal=self.principal,
+            equipment=equipment,
+            settings=asdict(complete),
+            budget=self._budget(workflow, budget),
+            retry_of=retry_of,
+        )
+
+    async def resume(self, record: RunRecord) -> Execution:
+        """Take the lease of a run that waits, was stopped or lost its process; see `Runs.resume`."""
+        options = RunOptions.from_json(record.settings)
+        workflow = self.workflow(options.target or record.workflow)
+        return await self.runs.resume(record, workflow, await self.equip(workflow, options))
+
+    async def find(self, prefix: str) -> RunRecord:
+        """One of this principal's runs, by its id or the beginning of it."""
+        return await records.find(self.db, prefix, subject=self.principal.key)
+
+    async def execute(self, execution: Execution) -> Outcome:
+        return await self.runs.execute(execution)
+
+    @asynccontextmanager
+    async def following(self, execution: Execution, *, after: int = 0) -> AsyncIterator[AsyncIterator[Line]]:
+        """The execution's events from number ``after`` on, beside its execution. See `follow`."""
+        with self.runs.bus.listen(execution.run) as queue:
+            yield follow(self.db, queue, execution.run, after=after)
+
+    async def equip(self, workflow: Workflow, options: RunOptions) -> Equipment:
+        """Models chosen and toolsets open. Raises `NoModel`, `Unreachable`, `SignInNeeded`, `ConfigError`."""
+        key = (workflow.name, id(workflow), options.library, options.workspace, options.model)
+        if key not in self._equipment:
+            servers = self.servers(options)
+            await servers.prepare(workflow.agents)
+            self._equipment[key] = await Equipment.open(
+                workflow.agents, servers.hub, lambda agent: self._model(agent, options)
+            )
+        return self._equipment[key]
+
+    def servers(self, options: RunOptions) -> Servers:
+        """The servers that runs with these options share."""
+        key = (options.library, options.workspace)
+        if key not in self._servers:
+            self._servers[key] = Servers(
+                self.settings,
+                self.principal,
+                library=[Path(p) for p in options.library],
+                workspace=Path(options.workspace),
+                on_progress=self.on_progress,
+                record=self._record,
+            )
+        return self._servers[key]
+
+    async def _record(self, action: str, body: Mapping[str, Any]) -> None:
+        await self.db.write(lambda tx: audit.append(tx, actor=self.principal.key, action=action, body=body))
+
+    def _model(self, agent: Agent, options: RunOptions) -> Model:
+        setting = agent.model
+        if setting == "auto":
+            setting = options.model or self.settings.model
+        prices = {name: Price(**asdict(price)) for name, price in self.settings.prices.items()}
+        return choose(setting, function=agent.function, env=self.env, agent=agent.name, prices=prices)
+
+    def _complete(self, workflow: Workflow, options: RunOptions) -> RunOptions:
+        library = options.library or tuple(map(str, self.settings.library)) or tuple(workflow.options.get("library", ()))
+        return replace(
+            options,
+            target=options.target or workflow.name,
+            library=tuple(str(Path(p).expanduser().absolute()) for p in library),
+            workspace=str(Path(options.workspace or self.settings.workspace).expanduser().absolute()),
+        )
+
+    def _budget(self, workflow: Workflow, given: Budget | None) -> Budget:
+        """Flag over workflow over configuration, limit by limit."""
+        chosen: dict[str, Any] = {k: v for k, v in asdict(self.settings.budget).items() if v is not None}
+        for budget in (workflow.budget, given):
+            if budget is not None:
+                chosen |= {k: v for k, v in budget.to_json().items() if v is not None}
+        return Budget(**chosen)
+
+    async def close(self) -> None:
+        await self.runs.close()
+        for servers in self._servers.values():
+            await servers.close()
+        await self.db.close()
+
+
+@asynccontextmanager
+async def open_host(
+    settings: Settings | None = None,
+    *,
+    principal: Principal | None = None,
+    env: Mapping[str, str] | None = None,
+    create: bool = True,
+) -> AsyncIterator[Host]:
+    """Open the database and what runs need. ``create`` makes a database file that is missing.
+
+    Raises `ConfigError`, `DatabaseError`.
+    """
+    settings = settings or load_settings()
+    if "://" in settings.database and not settings.database.startswith("sqlite://"):
+        raise ConfigError(f"the database {settings.database.split(':', 1)[0]}:… is not supported", hint="Name a file.")
+    telemetry.disable_langsmith()
+    telemetry.configure()
+    db = await SQLiteDatabase.open(settings.database.removeprefix("sqlite://"), create=create)
+    host = Host(
+        settings=settings,
+        db=db,
+        runs=Runs(db),
+        principal=principal or local_principal(),
+        env=os.environ if env is None else env,
+    )
+    try:
+        yield host
+    finally:
+        await asyncio.shield(host.close())
+        telemetry.shutdown()
