@@ -6,6 +6,7 @@ that an agent can reach is open to other programs of this machine. Keys live as 
 
 from __future__ import annotations
 
+import re
 import ssl
 from collections.abc import AsyncGenerator, Iterable, Mapping
 from contextlib import asynccontextmanager
@@ -25,6 +26,9 @@ from .kit import ToolServer, bind, origin_of, serving
 from .site import OnDecision, OnToken, Site
 
 LOOPBACK: Final = "127.0.0.1"
+
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,63}")
+"""A name becomes a part of a URL's path as it is."""
 
 CALL_TIMEOUT: Final = httpx2.Timeout(10.0, read=300.0, pool=None)
 """A server answers within its tools' own timeouts; a call waits for a free connection as long as it takes."""
@@ -82,8 +86,9 @@ async def serve_builtin(
     ``subject`` is whom the run works for: the subject of its tokens. ``on_decision`` and ``on_token`` are told of each
     request and each token, for audit.
     """
-    sock = bind(LOOPBACK, 0)
-    with sock:
+    if wrong := [name for name in servers if not _NAME.fullmatch(name)]:
+        raise ConfigError(f"{wrong[0]!r} cannot be the name of a server", hint="A letter, then letters, digits, - _ .")
+    with bind(LOOPBACK, 0) as sock:
         client_key, clients = new_key(), MemoryClients()
         site = Site(
             origin_of(sock),

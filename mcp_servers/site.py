@@ -25,7 +25,7 @@ from ..auth.keys import SigningKeys
 from ..auth.nonces import Nonces
 from ..auth.replays import ReplayStore
 from ..auth.tokens import TokenVerifier
-from .kit import Endpoint, ToolServer
+from .kit import Endpoint, NoTracebacks, ToolServer
 
 ISSUER_PATH: Final = "/issuer"
 
@@ -65,7 +65,7 @@ class Site:
             nonces=self.nonces,
             allowed_hosts=self._hosts,
         )
-        self._issuer_app = self.issuer.app
+        self._issuer_app: ASGIApp = NoTracebacks(self.issuer.app)
         self._endpoints: list[Endpoint] = []
         self._by_path: dict[str, Endpoint] = {}
 

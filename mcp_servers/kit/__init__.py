@@ -12,7 +12,7 @@ eras (the stateless 2026-07-28 and the sessions before it); `serve_http` binds a
 
 from .context import ToolContext
 from .effects import Effect
-from .endpoint import Endpoint, UnguardedWarning, Wrap
+from .endpoint import Endpoint, NoTracebacks, UnguardedWarning, Wrap
 from .http import Tls, bind, origin_of, serve_http, serving
 from .resources import ResourceEntry
 from .server import ToolServer
@@ -20,6 +20,7 @@ from .server import ToolServer
 __all__ = [
     "Effect",
     "Endpoint",
+    "NoTracebacks",
     "ResourceEntry",
     "Tls",
     "ToolContext",

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
+from mcp.server.context import ServerRequestContext
 from mcp.server.mcpserver import Context
 from starlette.requests import HTTPConnection
 
@@ -49,12 +50,23 @@ class Caller:
 
 def caller_of(context: Context[Any, Any] | None) -> Caller:
     """The caller of a request that the SDK handles. Only HTTP transports attach the request."""
-    request = None if context is None else cast(object, context.request_context.request)
-    if not isinstance(request, HTTPConnection):
+    request = request_of(context)
+    connection: object = request.request if request else None
+    if not isinstance(connection, HTTPConnection):
         return Caller(principal=None, trusted=True)
-    scope: MutableMapping[str, Any] = request.scope
+    scope: MutableMapping[str, Any] = connection.scope
     principal = scope.get(PRINCIPAL)
     return Caller(
         principal=principal if isinstance(principal, Principal) else None,
         trusted=scope.get(UNGUARDED) is True,
     )
+
+
+def request_of(context: Context[Any, Any] | None) -> ServerRequestContext[Any, Any] | None:
+    """None for a call that the program makes itself, without a client."""
+    if context is None:
+        return None
+    try:
+        return context.request_context
+    except ValueError:
+        return None

@@ -12,7 +12,7 @@ from mcp.server.mcpserver.exceptions import ToolError
 from retinue.protocol import IDEMPOTENCY_KEY
 
 from ...auth.principal import Principal
-from .caller import Caller, caller_of
+from .caller import Caller, caller_of, request_of
 
 MAX_KEY_LENGTH: Final = 256
 
@@ -52,7 +52,9 @@ class ToolContext:
 
 def tool_context(tool: str, context: Context[Any, Any]) -> ToolContext:
     """Raises `ToolError` when the idempotency key is not one."""
-    request = context.request_context
+    request = request_of(context)
+    if request is None:
+        return ToolContext(tool=tool)
     return ToolContext(
         tool=tool,
         caller=caller_of(context),

@@ -41,11 +41,11 @@ class Endpoint:
         app: ASGIApp = AuthContextMiddleware(mcp_app)
         if guard is None:
             warnings.warn(f"{path} of `{server.name}` is served without a guard", UnguardedWarning, stacklevel=3)
-            self.app: ASGIApp = _LoopbackOnly(app)
+            app = _LoopbackOnly(app)
         else:
-            self.app = guard(app)
+            app = guard(app)
+        self.app: ASGIApp = NoTracebacks(app)
         self.path = path
-        self.guarded = guard is not None
 
     @contextlib.asynccontextmanager
     async def running(self) -> AsyncGenerator[None]:
@@ -56,7 +56,17 @@ class Endpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await _lifespan(self.running(), receive, send)
-            return
+        else:
+            await self.app(scope, receive, send)
+
+
+class NoTracebacks:
+    """A fault of ours becomes a 500 with an id, and not a traceback in the web server's log."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
 
         async def watched(message: Message) -> None:
@@ -65,13 +75,12 @@ class Endpoint:
             await send(message)
 
         try:
-            await self.app(scope, receive, watched)
-        except Exception as error:  # a fault of ours must not become a traceback in the web server's log
+            await self._app(scope, receive, watched)
+        except Exception as error:
             text = unexpected(error, what="a request")
             if not started:
-                await JSONResponse({"error": "internal_error", "error_description": text}, status_code=500)(
-                    scope, receive, send
-                )
+                body = {"error": "server_error", "error_description": text}
+                await JSONResponse(body, status_code=500)(scope, receive, send)
 
 
 class _LoopbackOnly:

@@ -19,7 +19,7 @@ from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
 
 from retinue.auth.guard import Decision
-from retinue.errors import ConfigError, NotAllowed
+from retinue.errors import ConfigError, NotAllowed, Unreachable
 from retinue.mcp_servers.builtin import BuiltIn, serve_builtin
 from retinue.mcp_servers.kit import ToolServer
 from retinue.mcp_servers.workspace import workspace_server
@@ -235,10 +235,27 @@ async def test_paths_that_only_look_like_a_servers_are_not_served(builtin: Built
     assert answer.status_code in (400, 404)
 
 
-async def test_a_name_that_would_hide_the_issuer_is_refused() -> None:
-    with pytest.raises(ConfigError, match="is taken"):
-        async with serve_builtin({"issuer": ToolServer("x")}):
+@pytest.mark.parametrize(
+    ("name", "message"), [("issuer", "is taken"), ("a/b", "cannot be the name"), ("..", "cannot be the name")]
+)
+async def test_a_name_that_would_hide_something_is_refused(name: str, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        async with serve_builtin({name: ToolServer("x")}):
             pass
+
+
+async def test_an_audit_that_fails_lets_nothing_through(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("the audit cannot be written")
+
+    async with serve_builtin({"sample": sample_server()}, on_decision=fail) as builtin:
+        answer = await builtin.http_client("sample", READ).post(builtin.urls["sample"], json={}, headers=HEADERS)
+        assert answer.status_code == 500
+    async with serve_builtin({"sample": sample_server()}, on_token=fail) as builtin:
+        with pytest.raises(Unreachable):
+            await builtin.http_client("sample", READ).post(builtin.urls["sample"], json={}, headers=HEADERS)
+    assert "Traceback" not in caplog.text
+    assert "the audit cannot be written" not in caplog.text
 
 
 # The run around it

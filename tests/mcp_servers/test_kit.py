@@ -142,6 +142,12 @@ async def test_arguments_that_do_not_fit_are_named_without_their_values(client: 
     assert await failure(client, "echo", {"text": "a", "tmies": 2}) == "`echo` has no argument named 'tmies'."
 
 
+async def test_a_program_may_call_its_own_tools_without_a_client() -> None:
+    result = await sample_server().mcp.call_tool("keyed", {})
+    assert isinstance(result, CallToolResult)
+    assert said(result) == "None"
+
+
 async def test_an_unknown_tool_is_an_error(client: Client) -> None:
     assert await failure(client, "nothing") == "There is no tool named 'nothing'."
 

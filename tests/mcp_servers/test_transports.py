@@ -15,11 +15,12 @@ from typing import Any, Literal
 import anyio
 import httpx2
 import pytest
-from mcp import Client, StdioServerParameters
+from mcp import Client, MCPError, StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp_types import TextContent
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from retinue.auth.principal import Principal
 from retinue.errors import ConfigError
 from retinue.mcp_servers.kit import UnguardedWarning, bind, origin_of, serve_http, serving
 from retinue.protocol import IDEMPOTENCY_KEY
@@ -234,11 +235,20 @@ async def test_without_a_guard_only_a_loopback_address_is_served() -> None:
     assert answer.status_code == 403
 
 
-async def test_a_guard_that_authenticates_nobody_opens_no_tool() -> None:
-    """The tool asks again: a request that passed a broken guard has no principal and therefore no scope."""
+READER = Principal(issuer="https://issuer.example", subject="reader", scopes=frozenset({"sample:read"}))
+
+
+@pytest.mark.parametrize(
+    ("who", "tool", "scope"), [(NOBODY, "echo", "sample:read"), (READER, "unsafe", "sample:admin")]
+)
+async def test_the_tool_asks_for_its_scope_again(who: Principal | None, tool: str, scope: str) -> None:
+    """A guard that lets too much through, or authenticates nobody, opens no tool in any era."""
 
     def broken(app: ASGIApp) -> ASGIApp:
-        return app
+        async def guard(scope: Scope, receive: Receive, send: Send) -> None:
+            await app({**scope, "retinue.principal": who}, receive, send)
+
+        return guard
 
     sock = bind("127.0.0.1", 0)
     endpoint = sample_server().asgi(guard=broken)
@@ -247,10 +257,12 @@ async def test_a_guard_that_authenticates_nobody_opens_no_tool() -> None:
             for mode in MODES:
                 transport = streamable_http_client(f"{origin_of(sock)}/mcp", http_client=http)
                 async with Client(transport, mode=mode) as client:
-                    result = await client.call_tool("echo", {"text": "x"})
+                    result = await client.call_tool(tool, {"text": "x"} if tool == "echo" else {})
                     assert result.is_error
                     assert isinstance(result.content[0], TextContent)
-                    assert "needs the scope sample:read" in result.content[0].text
+                    assert f"needs the scope {scope}" in result.content[0].text
+                    with pytest.raises(MCPError, match="needs the scope sample:admin"):
+                        await client.read_resource("sample://secret")
 
 
 async def test_a_port_that_is_taken_is_a_clear_error() -> None:
