@@ -238,9 +238,7 @@ async def test_without_a_guard_only_a_loopback_address_is_served() -> None:
 READER = Principal(issuer="https://issuer.example", subject="reader", scopes=frozenset({"sample:read"}))
 
 
-@pytest.mark.parametrize(
-    ("who", "tool", "scope"), [(NOBODY, "echo", "sample:read"), (READER, "unsafe", "sample:admin")]
-)
+@pytest.mark.parametrize(("who", "tool", "scope"), [(None, "echo", "sample:read"), (READER, "unsafe", "sample:admin")])
 async def test_the_tool_asks_for_its_scope_again(who: Principal | None, tool: str, scope: str) -> None:
     """A guard that lets too much through, or authenticates nobody, opens no tool in any era."""
 
