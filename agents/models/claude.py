@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import ssl
+from base64 import b64encode
 from collections.abc import Callable, Hashable
-from contextlib import suppress
+from contextlib import aclosing, suppress
 from functools import lru_cache
 from os import environ
 from typing import Any, cast
@@ -39,9 +40,11 @@ KEEP_ALIVE = 60.0
 """Seconds that an idle connection is kept: tools run for longer than the SDK's 5."""
 MAX_ERROR = 64 * 1024
 """Bytes of an error that are read."""
+MAX_ANSWER = 64 * 1024 * 1024
+"""Bytes of an answer that was to be streamed and is not."""
 
-BROKEN = (httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError)
-"""What the transport raises. It does not translate every error of aiohttp's."""
+BROKEN = (httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError, ValueError)
+"""What the transport raises. It does not translate every error of aiohttp's, and some of those are ValueErrors."""
 
 
 class _Line:
@@ -54,6 +57,10 @@ class _Line:
         headers = {name: value for name, value in sdk.default_headers.items() if isinstance(value, str)}
         if anonymous:
             headers.pop("Authorization", None)
+            if self._url.username or self._url.password:
+                headers["Authorization"] = _basic(self._url)
+        # Left in the URL, they would be sent beside the key, which the transport refuses.
+        self._url = self._url.copy_with(username=None, password=None)
         self._headers = httpx2.Headers(headers)
         self._auth = sdk.custom_auth
 
@@ -81,7 +88,8 @@ class ClaudeModel:
     SDK looks for them (environment, profile, workload identity). ``price`` defaults to the dated table in
     `retinue.agents.models.prices`. ``timeout`` is seconds without a byte of the answer. ``http_client`` replaces the
     shared client (the caller closes it). Proxies (``HTTPS_PROXY``, ``NO_PROXY``) and certificates (``SSL_CERT_FILE``,
-    ``SSL_CERT_DIR``) come from the environment of the first call.
+    ``SSL_CERT_DIR``) come from the environment of the first call. A user and password in ``base_url`` are sent where
+    there is no key.
     """
 
     language_model = True
@@ -182,42 +190,55 @@ class ClaudeModel:
         await _lines.close(self._place())
 
     async def _plain(self, line: _Line, body: bytes) -> Reply:
-        try:
-            response = await line.send(body, stream=False, timeout=self._timeout)
-        except BROKEN as error:
-            raise self._broken(line, error, streaming=False) from error
+        response = await self._sent(line, body, stream=False)
         if response.status_code != 200:
             raise self._refused(response, response.content)
         return reply_from(response.content)
 
     async def _streamed(self, line: _Line, body: bytes, show: Callable[[str], None]) -> Reply:
-        try:
-            response = await line.send(body, stream=True, timeout=self._timeout)
-        except BROKEN as error:
-            raise self._broken(line, error, streaming=True) from error
+        response = await self._sent(line, body, stream=True)
         try:
             if response.status_code != 200:
-                raise self._refused(response, await _beginning(response))
+                raise self._refused(response, await self._beginning(line, response))
             if "json" in response.headers.get("content-type", ""):  # a server that does not stream
-                return _shown(reply_from(await response.aread()), show)
+                return _shown(reply_from(await self._beginning(line, response, MAX_ANSWER)), show)
             return await self._assembled(line, response, show)
-        except BROKEN as error:
-            raise self._broken(line, error, streaming=True) from error
         finally:
             await response.aclose()
+
+    async def _sent(self, line: _Line, body: bytes, *, stream: bool) -> httpx2.Response:
+        try:
+            return await line.send(body, stream=stream, timeout=self._timeout)
+        except BROKEN as error:
+            raise self._broken(line, error, streaming=stream) from error
+
+    async def _beginning(self, line: _Line, response: httpx2.Response, limit: int = MAX_ERROR) -> bytes:
+        body = b""
+        try:
+            async with aclosing(response.aiter_bytes()) as chunks:
+                async for chunk in chunks:
+                    body += chunk
+                    if len(body) > limit:
+                        break
+        except BROKEN as error:
+            raise self._broken(line, error, streaming=True) from error
+        return body[:limit]
 
     async def _assembled(self, line: _Line, response: httpx2.Response, show: Callable[[str], None]) -> Reply:
         reader, assembler = EventReader(), Assembler()
         broken: BaseException | None = None
-        try:
-            async for chunk in response.aiter_bytes():
+        async with aclosing(response.aiter_bytes()) as chunks:
+            while True:
+                try:
+                    chunk = await anext(chunks, None)
+                except BROKEN as error:
+                    broken = error
+                    break
+                if chunk is None:
+                    break
                 for data in reader.feed(chunk):
-                    if text := assembler.feed(data):
+                    if text := self._taken(response, assembler, data):
                         show(text)
-        except ErrorEvent as event:
-            raise self._failed(response, event.error, assembler) from None
-        except BROKEN as error:
-            broken = error
         if not assembler.finished and (rest := reader.end()) is not None:
             with suppress(ModelError, ErrorEvent):  # the stream may have been cut inside of this event
                 assembler.feed(rest)
@@ -226,6 +247,12 @@ class ClaudeModel:
         fault = self._broken(line, broken, streaming=True)
         fault.usage = assembler.usage
         raise fault from broken
+
+    def _taken(self, response: httpx2.Response, assembler: Assembler, data: bytes) -> str:
+        try:
+            return assembler.feed(data)
+        except ErrorEvent as event:
+            raise self._failed(response, event.error, assembler) from None
 
     def _schema(self, request: Request) -> dict[str, Any] | None:
         if request.output is None or not self._profile.structured:
@@ -310,7 +337,7 @@ class ClaudeModel:
                     hint="Set SSL_CERT_FILE to the certificates of your organisation.",
                 )
             )
-        if isinstance(error, (httpx2.InvalidURL, httpx2.UnsupportedProtocol)):
+        if isinstance(error, (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError)):
             return Fault(self._unreachable(line, "the base URL is not one that can be called"))
         if isinstance(error, (httpx2.ConnectError, httpx2.ProxyError)):
             return Fault(self._unreachable(line, "no connection"), repeatable=True)
@@ -321,13 +348,8 @@ class ClaudeModel:
         return Unreachable(f"cannot reach the model service at {line.host}: {why}", hint=hint, host=line.host)
 
 
-async def _beginning(response: httpx2.Response) -> bytes:
-    body = b""
-    async for chunk in response.aiter_bytes():
-        body += chunk
-        if len(body) > MAX_ERROR:
-            break
-    return body[:MAX_ERROR]
+def _basic(url: httpx2.URL) -> str:
+    return "Basic " + b64encode(f"{url.username}:{url.password}".encode()).decode()
 
 
 def _shown(reply: Reply, show: Callable[[str], None]) -> Reply:
@@ -341,8 +363,8 @@ def _untrusted(error: BaseException | None) -> str | None:
     """Why a certificate was refused, if that is what happened: trying again does not help."""
     cause = error
     while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError):
-            return cause.verify_message
+        if isinstance(cause, ssl.SSLCertVerificationError) and (why := getattr(cause, "verify_message", None)):
+            return str(why)
         cause = cause.__cause__ or cause.__context__
     return None
 
