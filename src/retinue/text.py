@@ -11,7 +11,7 @@ import re
 from typing import Final
 
 _SEQUENCE: Final = re.compile(
-    r"(?:\x1b[P\]X^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, SOS, PM, APC: to their end
+    r"(?:\x1b[P\]X^_]|[\x90\x98\x9d-\x9f])[^\x07\x1b\x9c\n]*(?:\x07|\x1b\\|\x9c)"  # OSC, DCS, SOS, PM, APC
     r"|(?:\x1b\[|\x9b)[0-?]*[ -/]*[@-~]"  # CSI: cursor, colour, erasing
     r"|\x1b[ -/]+[0-~]"  # character sets
     r"|\x1b[0-~]"  # two characters: reset, save, index (an introducer of the above without an end, too)
