@@ -1,0 +1,88 @@
+"""W1, W2 and W3 side by side: ``scripts/bench [--rounds N] [--only w2,w3]``.
+
+Each cell is a process of its own, the subjects take turns, and what counts is the ratio to the hand-written loop of the
+same run: absolute times depend on the machine and on what else it does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections import defaultdict
+from typing import Any
+
+SUBJECTS = {
+    "sdk": "hand-written loop, anthropic SDK",
+    "langgraph": "LangGraph raw, no saver",
+    "memory": "Retinue, in memory",
+    "sqlite": "Retinue, SQLite file",
+}
+WORKLOADS = {
+    "w1": "cold start: imported and ready for a first model call",
+    "w2": "one agent, one tool, two model calls, no latency",
+    "w3": "the same, 200 runs at once, 50 ms of latency a call",
+}
+
+
+def measure(rounds: int, only: list[str], port: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
+    found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for round_ in range(rounds):
+        for workload in only:
+            for subject in SUBJECTS:
+                with tempfile.TemporaryDirectory() as folder:
+                    done = subprocess.run(
+                        [sys.executable, "-m", "bench.worker", subject, workload, port, folder],
+                        capture_output=True,
+                        text=True,
+                        timeout=180,
+                    )
+                if done.returncode or not done.stdout:
+                    raise SystemExit(f"{subject} {workload} failed:\n{done.stderr[-2000:]}")
+                found[workload, subject].append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"round {round_ + 1}/{rounds} {workload} {subject}", file=sys.stderr)
+    return found
+
+
+def table(found: dict[tuple[str, str], list[dict[str, Any]]], only: list[str]) -> str:
+    lines: list[str] = []
+    for workload in only:
+        base = found[workload, "sdk"]
+        metrics = [name for name in ("cpu_ms", "wall_ms", "runs_s", "rss_mb") if name in base[0]]
+        lines += ["", f"{workload.upper()}: {WORKLOADS[workload]}"]
+        lines.append(f"  {'':36}" + "".join(f"{name:>10}{'x':>7}" for name in metrics))
+        for subject, title in SUBJECTS.items():
+            cells = ""
+            for name in metrics:
+                best = max if name == "runs_s" else min
+                value = best(row[name] for row in found[workload, subject])
+                # The ratio of each round, then their median: both sides saw the same machine.
+                ratios = [r[name] / b[name] for r, b in zip(found[workload, subject], base, strict=True)]
+                cells += f"{value:10.3g}{statistics.median(ratios):7.2f}"
+            lines.append(f"  {title:36}{cells}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", default=",".join(WORKLOADS))
+    options = parser.parse_args()
+    only = [name for name in options.only.split(",") if name in WORKLOADS]
+    server = subprocess.Popen([sys.executable, "-m", "bench.scripted_llm"], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None
+        found = measure(options.rounds, only, server.stdout.readline().strip())
+    finally:
+        server.terminate()
+        server.wait()
+    print(f"Ratios (x) are to the hand-written loop of the same round; {os.cpu_count()} cores.")
+    print(table(found, only))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""Retinue as a subject of the bench and of the yardstick: the same work, journaled, leased, budgeted and checkpointed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
+from typing import Any
+
+from langgraph.graph import END, START, StateGraph
+from pydantic import BaseModel
+
+from retinue.agents.agent import Agent
+from retinue.agents.equipment import Equipment
+from retinue.agents.models.claude import ClaudeModel
+from retinue.agents.tools.base import Toolset
+from retinue.agents.tools.functions import FunctionToolset
+from retinue.agents.tools.hub import Hub, ServerEntry
+from retinue.auth.principal import Principal
+from retinue.database.sqlite import SQLiteDatabase
+from retinue.graphs.nodes import step
+from retinue.graphs.runs import Runs
+from retinue.graphs.workflow import Workflow
+
+MODEL = "claude-sonnet-5-5"
+KEY = "sk-ant-fake"
+SYSTEM = "You are a careful calculator. Use the tools to answer."
+SUPERVISOR = "ROLE-SUPERVISOR. Ask every specialist, then join the answers."
+SPECIALIST = "You are a specialist. Use the tools to answer."
+PROMPT = "What is 1 + 2?"
+WHO = Principal(issuer="urn:bench", subject="bench")
+
+
+class Ask(BaseModel):
+    prompt: str
+
+
+class Answer(BaseModel):
+    text: str
+
+
+class State(BaseModel):
+    prompt: str
+    text: str = ""
+
+
+async def add(a: int, b: int) -> int:
+    """Add two integers."""
+    return a + b
+
+
+def workflow(name: str, agent: Agent) -> Workflow:
+    graph = StateGraph(State, input_schema=Ask, output_schema=Answer)
+    graph.add_node("answer", step(agent, task=lambda s: s.prompt, into="text"))
+    graph.add_edge(START, "answer")
+    graph.add_edge("answer", END)
+    return Workflow(name, graph)
+
+
+class Bench:
+    """Runs of workflows on one database, opened at the first run."""
+
+    def __init__(self, database: str) -> None:
+        self._database = database
+        self._runs: Runs | None = None
+        self._lock = asyncio.Lock()
+
+    async def runs(self) -> Runs:
+        async with self._lock:
+            if self._runs is None:
+                self._runs = Runs(await SQLiteDatabase.open(self._database))
+            return self._runs
+
+    async def run(self, flow: Workflow, equipment: Equipment, prompt: str) -> str:
+        runs = self._runs or await self.runs()
+        execution = await runs.start(flow, {"prompt": prompt}, principal=WHO, equipment=equipment)
+        outcome = await runs.execute(execution)
+        if outcome.status != "done":
+            raise RuntimeError(f"{outcome.status}: {outcome.error}")
+        return outcome.output["text"]
+
+
+def _model(url: str) -> ClaudeModel:
+    return ClaudeModel(MODEL, api_key=KEY, base_url=url)
+
+
+def _agent(name: str, prompt: str, model: ClaudeModel, tools: Sequence[Toolset]) -> Agent:
+    return Agent(name, prompt=prompt, model=model, tools=tools, max_tokens=1024)
+
+
+async def _equip(flow: Workflow, model: ClaudeModel, connections: Any = None) -> Equipment:
+    return await Equipment.open(flow.agents, connections, lambda _: model)
+
+
+def build_single(url: str, database: str = ":memory:") -> Callable[[], Any]:
+    """One agent, one tool, two model calls."""
+    model = _model(url + "/1/x")
+    flow = workflow("single", _agent("calculator", SYSTEM, model, [FunctionToolset(add, effect="read_only")]))
+    bench = Bench(database)
+    equipment: Equipment | None = None
+
+    async def run() -> str:
+        nonlocal equipment
+        if equipment is None:
+            equipment = await _equip(flow, model)
+        return await bench.run(flow, equipment, PROMPT)
+
+    return run
+
+
+def build_multi(url: str, database: str = ":memory:") -> Callable[[], Any]:
+    """A supervisor and three specialists in parallel, each a run of its own: eight model calls, three tool calls."""
+    model = _model(url + "/1/task")
+    bench = Bench(database)
+    specialist = workflow(
+        "specialist", _agent("specialist", SPECIALIST, model, [FunctionToolset(add, effect="read_only")])
+    )
+    ready: dict[str, Equipment] = {}
+
+    def asker(name: str) -> Callable[..., Any]:
+        async def ask(task: str) -> str:
+            return await bench.run(specialist, ready["specialist"], task)
+
+        ask.__name__, ask.__doc__ = f"ask_{name}", f"Ask {name}."
+        return ask
+
+    askers = FunctionToolset([asker(name) for name in ("alpha", "beta", "gamma")], effect="idempotent")
+    supervisor = workflow("supervisor", _agent("supervisor", SUPERVISOR, model, [askers]))
+
+    async def run() -> str:
+        if not ready:
+            ready["specialist"] = await _equip(specialist, model)
+            ready["supervisor"] = await _equip(supervisor, model)
+        return await bench.run(supervisor, ready["supervisor"], PROMPT)
+
+    return run
+
+
+async def build_mcp(url: str, mcp_url: str, stack: AsyncExitStack, persistent: bool) -> Callable[[], Any]:
+    """As `build_single` with the tool on an MCP server: over one connection, or over a new one for each run."""
+    from retinue.agents.tools.mcp import MCPToolset
+
+    async def find(_: str) -> ServerEntry:
+        return ServerEntry(target=lambda: mcp_url)
+
+    model = _model(url + "/1/x")
+    toolset = MCPToolset("bench", allow=["*"])
+    flow = workflow("mcp", _agent("calculator", SYSTEM, model, [toolset]))
+    bench = Bench(":memory:")
+    if persistent:
+        hub = Hub(find)
+        stack.push_async_callback(hub.close)
+        equipment = await _equip(flow, model, hub)
+
+        async def run() -> str:
+            return await bench.run(flow, equipment, PROMPT)
+
+        return run
+
+    async def run_once() -> str:
+        hub = Hub(find)
+        try:
+            return await bench.run(flow, await _equip(flow, model, hub), PROMPT)
+        finally:
+            await hub.close()
+
+    return run_once
