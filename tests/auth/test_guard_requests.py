@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import socket
-from typing import Any
+from collections.abc import AsyncGenerator
 
 import anyio
 import httpx2
@@ -36,7 +36,7 @@ async def test_the_app_gets_the_bytes_that_were_judged(world: World) -> None:
 
 
 async def test_a_body_in_pieces_is_judged_whole(world: World) -> None:
-    async def pieces() -> Any:
+    async def pieces() -> AsyncGenerator[bytes]:
         for byte in message():
             yield bytes([byte])
 
@@ -289,7 +289,7 @@ async def test_a_body_that_is_too_large_is_refused_before_and_while_it_is_read(w
     large = message(text="x" * 100_000)
     refused(world, await world.send(body=large), 413)
 
-    async def pieces() -> Any:
+    async def pieces() -> AsyncGenerator[bytes]:
         for start in range(0, len(large), 1000):
             yield large[start : start + 1000]
 

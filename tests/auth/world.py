@@ -14,9 +14,10 @@ from typing import Any
 import anyio
 import httpx2
 import uvicorn
-from joserfc.jwk import ECKey
+from joserfc.jwk import ECKey, Key
 
 from retinue.auth import dpop, tokens
+from retinue.auth.client import Credentials, DPoPAuth, OAuthClient
 from retinue.auth.dpop import DPoPKey, MemoryReplayStore, Nonces, ReplayStore
 from retinue.auth.guard import ASGIApp, Decision, Guard, Message, Receive, Scope, Send, TokenKinds
 from retinue.auth.issuer import Client, Issuer, MemoryClients, Resource, TokenEvent
@@ -107,6 +108,17 @@ class Recorder:
         await send({"type": "http.response.body", "body": answer})
 
 
+class Published:
+    """The issuer's keys as a resource server sees them; any of them can be withdrawn."""
+
+    def __init__(self, keys: SigningKeys) -> None:
+        self._keys = keys
+        self.withdrawn: set[str] = set()
+
+    async def find(self, kid: str) -> Key | None:
+        return None if kid in self.withdrawn else await self._keys.find(kid)
+
+
 def scope_for(method: str, name: str | None) -> frozenset[str]:
     if method in ("tools/call", "resources/read"):
         return SCOPES if name == "write" else frozenset({"library:read"})
@@ -135,8 +147,10 @@ class World:
     nonces: Nonces | None
     replays: ReplayStore
     clients: MemoryClients
-    decisions: list[Decision] = field(default_factory=list[Decision])
-    grants: list[TokenEvent] = field(default_factory=list[TokenEvent])
+    published: Published
+    resources: dict[str, Resource]
+    decisions: list[Decision]
+    grants: list[TokenEvent]
     key: DPoPKey = field(default_factory=DPoPKey.generate)
 
     def twin(self, replays: ReplayStore, base: str) -> Guard:
@@ -202,6 +216,33 @@ class World:
         return await self.http.request(method, url or self.resource, headers=raw, content=content)
 
 
+READ = frozenset({"library:read"})
+
+
+def oauth(world: World, *, http: httpx2.AsyncClient | None = None, **options: Any) -> OAuthClient:
+    """The world's registered client."""
+    credentials = Credentials(world.issuer.url, "local", world.client_key)
+    return OAuthClient(credentials, http=http or world.http, **options)
+
+
+class Caller:
+    """Calls tools of the guarded server through a `DPoPAuth`."""
+
+    def __init__(self, world: World, http: httpx2.AsyncClient) -> None:
+        self._world, self._http = world, http
+
+    async def __call__(self, tool: str = "search", *, url: str | None = None) -> httpx2.Response:
+        headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+        return await self._http.post(url or self._world.resource, content=message(tool), headers=headers)
+
+
+@contextlib.asynccontextmanager
+async def calling(world: World, *, client: OAuthClient | None = None, **options: Any) -> AsyncGenerator[Caller]:
+    auth = DPoPAuth(client or oauth(world), world.resource, **options)
+    async with httpx2.AsyncClient(auth=auth, verify=TLS) as http:
+        yield Caller(world, http)
+
+
 @contextlib.asynccontextmanager
 async def new_world(
     *,
@@ -213,6 +254,7 @@ async def new_world(
     max_body: int = 64 * 1024,
     lifetime: int = 600,
     requests_per_second: float = 1000.0,
+    token_cache: int = 4096,
 ) -> AsyncGenerator[World]:
     issuer_socket, issuer_url = bind()
     sock, base = bind()
@@ -220,23 +262,25 @@ async def new_world(
     keys, client_key, recorder = SigningKeys.generate(), new_key(), Recorder()
     store = replays or MemoryReplayStore()
     clients = MemoryClients([Client("local", public_jwks(client_key), {resource: SCOPES})])
+    resources = {resource: Resource(SCOPES, kinds)}
     decisions: list[Decision] = []
     grants: list[TokenEvent] = []
     issuer = Issuer(
         issuer_url,
         keys,
         clients,
-        {resource: Resource(SCOPES, kinds)},
+        resources,
         store,
         grants.append,
         lifetime,
         requests_per_second=requests_per_second,
     )
     made = Nonces() if nonces else None
+    published = Published(keys)
     guard = Guard(
         app or recorder,
         resource=resource,
-        verifier=TokenVerifier(issuer_url, resource, issuer.keys),
+        verifier=TokenVerifier(issuer_url, resource, published, cache_size=token_cache),
         replays=store,
         scope_for=scope_for,
         scopes_supported=sorted(SCOPES),
@@ -249,4 +293,19 @@ async def new_world(
         on_decision=decisions.append,
     )
     async with serving((issuer.app, issuer_socket), (guard, sock)), httpx2.AsyncClient(verify=TLS) as http:
-        yield World(issuer, resource, keys, client_key, guard, recorder, http, made, store, clients, decisions, grants)
+        yield World(
+            issuer=issuer,
+            resource=resource,
+            resources=resources,
+            keys=keys,
+            published=published,
+            client_key=client_key,
+            clients=clients,
+            guard=guard,
+            app=recorder,
+            http=http,
+            nonces=made,
+            replays=store,
+            decisions=decisions,
+            grants=grants,
+        )
