@@ -17,14 +17,22 @@ DEEPEST = 40
 """Levels of a schema that are looked at. A deeper one is asked for in words."""
 
 
+MOST = 16
+"""Branches of one choice. More are a grammar that takes the service long to build."""
+
+
 def enforceable(schema: Mapping[str, Any]) -> bool:
     """Whether structured output can express all of this schema's shape. Limits such as ``maximum`` do not count:
     they are told to the model as a description."""
-    defs = schema.get("$defs", {})
+    defs: Mapping[str, Any] = schema.get("$defs", {})
     root = schema
     if isinstance(ref := schema.get("$ref"), str):
         root = defs.get(ref.removeprefix("#/$defs/"), {})
-    return root.get("type") == "object" and _closed(schema, defs, frozenset(), DEEPEST)
+    return (
+        root.get("type") == "object"
+        and _closed(schema, defs, frozenset(), DEEPEST)
+        and all(_closed(part, defs, frozenset({name}), DEEPEST) for name, part in defs.items())
+    )
 
 
 def in_words(schema: Mapping[str, Any]) -> str:
@@ -48,13 +56,16 @@ def _closed(schema: Any, defs: Mapping[str, Any], path: frozenset[str], depth: i
             branches: Any = fields[word]
             return (
                 isinstance(branches, list)
-                and len(cast("list[Any]", branches)) > 0
-                and "properties" not in fields  # beside branches they would be dropped
+                and 0
+                < len(cast("list[Any]", branches))
+                <= (1 if word == "allOf" else MOST)  # closed, two exclude each other
+                and "type" not in fields
+                and "properties" not in fields
                 and all(_closed(branch, defs, path, depth - 1) for branch in cast("list[Any]", branches))
             )
     if "const" in fields or "enum" in fields:
         values = cast("list[Any]", fields["enum"] if "enum" in fields else [fields["const"]])
-        return all(value is None or isinstance(value, (str, int, float, bool)) for value in values)
+        return len(values) > 0 and all(value is None or isinstance(value, (str, int, float)) for value in values)
     match fields.get("type"):
         case "object":
             properties = fields.get("properties")

@@ -346,6 +346,8 @@ class _Conversation:
         if not blocks:
             _no(f"{where}: all messages must have non-empty content")
         for index, block in enumerate(blocks):
+            if not isinstance(block, dict):  # pyright: ignore[reportUnnecessaryIsInstance]  # it came over the wire
+                _no(f"{where}.content.{index}: Input should be a valid dictionary")
             _block(block, f"{where}.content.{index}", self._known)
             wrong = BY_USER if role == "assistant" else BY_ASSISTANT
             if block["type"] in wrong:
