@@ -117,7 +117,7 @@ def _markdown(text: str, fallback: str) -> Document:
 
 
 def _markdown_title(found: list[Block], headings: tuple[Heading, ...]) -> str:
-    if found and found[0].kind == "front_matter" and (match := _FRONT_TITLE.search(found[0].title)):
+    if found and found[0].kind == "front_matter" and (match := _FRONT_TITLE.search(found[0].title.replace("\r", "\n"))):
         return plain(match["title"])[:_TITLE_LENGTH]
     top = min((heading.level for heading in headings), default=0)
     return next((heading.title[:_TITLE_LENGTH] for heading in headings if heading.level == top), "")

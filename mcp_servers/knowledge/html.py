@@ -137,6 +137,8 @@ class _Writer:
             case "pre":
                 self._pre += 1
             case "ul" | "ol":
+                if not self._lists:
+                    self._tight = False  # two lists in a row are two
                 self._lists.append(_first_number(element) if tag == "ol" else None)
             case "li" if not self._pre:
                 self._prefix = self._marker()

@@ -42,7 +42,7 @@ def default_index(folders: Sequence[Path | str]) -> Path:
     """A file in the user's cache folder that belongs to these folders and to this version of the index."""
     import platformdirs
 
-    identity = json.dumps([FORMAT, *sorted(str(root.path) for root in roots_of(folders))])
+    identity = json.dumps([FORMAT, *((str(root.path), root.prefix) for root in roots_of(folders))])
     name = hashlib.sha256(identity.encode()).hexdigest()[:20]
     return platformdirs.user_cache_path("retinue") / "knowledge" / f"{name}.db"
 
@@ -169,7 +169,9 @@ class Library:
         The text is the one that was indexed, so the offsets of hits hold on it. An unknown id raises `InvalidInput`.
         """
         await self.ready()
-        passage = await self._ask(lambda snapshot: snapshot.passage(document, start, end))
+        # A lone surrogate can be in no id, and SQLite does not take it.
+        name = document.encode(errors="replace").decode()
+        passage = await self._ask(lambda snapshot: snapshot.passage(name, start, end))
         if passage is None:
             raise InvalidInput(
                 f"there is no document {document[:200]!r} in the library",

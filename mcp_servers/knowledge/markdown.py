@@ -13,9 +13,7 @@ from markdown_it.token import Token
 BlockKind = Literal["heading", "paragraph", "list", "quote", "table", "code", "html", "rule", "front_matter"]
 
 _LINE_END = re.compile(r"\r\n?|\n")  # what markdown-it counts as one; other Unicode line ends are not
-_FRONT_MATTER = re.compile(
-    r"\ufeff?---[ \t]*(?:\r\n?|\n)(?P<body>.*?)^---[ \t]*(?:\r\n?|\n|\Z)", re.DOTALL | re.MULTILINE
-)
+_FRONT_MATTER = re.compile(r"\ufeff?---[ \t]*(?:\r\n?|\n)(?P<body>(?:[^\r\n]*(?:\r\n?|\n))*?)---[ \t]*(?:\r\n?|\n|\Z)")
 _MAX_FRONT_MATTER = 20_000
 _SIMPLE: dict[str, BlockKind] = {
     "fence": "code",

@@ -176,6 +176,7 @@ class Store:
             try:
                 connection = self._connect()
                 self._check(connection)
+                connection.execute("PRAGMA journal_mode = WAL")  # writes to the file: not before it is known as ours
             except sqlite3.Error as error:
                 if connection is not None:
                     connection.close()
@@ -198,8 +199,6 @@ class Store:
             self.name, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False, cached_statements=64
         )
         connection.execute("PRAGMA synchronous = NORMAL")
-        if self.path is not None:
-            connection.execute("PRAGMA journal_mode = WAL")
         return connection
 
     def _check(self, connection: sqlite3.Connection) -> None:
