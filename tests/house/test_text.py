@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from retinue.text import json_safe, one_line, printable, visible
 
 ANY_TEXT = st.text(alphabet=st.characters(), max_size=80)
-PIECES = ["\x1b", "[", "]", "0;", "2J", "31m", "\x07", "\x1b\\", "\x9b", "\x9d", "\x9c", "P", "(B", "c", " ", "a", "é"]
-PIECES += ["\r", "\n", "\t", "\u202e", "\u2066", "\U000e0041", "\ud800", "\x85", "\u2028"]
+PIECES = [
+    *["\x1b", "[", "]", "0;", "2J", "31m", "\x07", "\x1b\\", "\x9b", "\x9d", "\x9c", "P", "(B", "c", " ", "a", "é"],
+    *["\r", "\n", "\t", "\u202e", "\u2066", "\U000e0041", "\ud800", "\x85", "\u2028"],
+]
 NASTY = st.lists(st.sampled_from(PIECES), max_size=30).map("".join)
 BIDI = set("\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 
