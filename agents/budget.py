@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from retinue.errors import ConfigError
@@ -25,7 +25,7 @@ class Budget:
     turns: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value in asdict(self).items():
+        for name, value in self.to_json().items():
             if value is not None and not value >= 0:
                 raise ConfigError(f"budget.{name} must be zero or more, not {value!r}")
 
@@ -34,7 +34,7 @@ class Budget:
         return None if self.usd is None else round(self.usd * MICRO)
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        return {"usd": self.usd, "tokens": self.tokens, "seconds": self.seconds, "turns": self.turns}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -82,9 +82,8 @@ class Workflow:
         """Its agents, each once."""
         agents: dict[str, Agent] = {}
         for member in self.steps.values():
-            if isinstance(member, Agent):
-                if agents.setdefault(member.name, member) is not member:
-                    raise ConfigError(f"{self.name} has two agents named {member.name!r}")
+            if isinstance(member, Agent) and agents.setdefault(member.name, member) is not member:
+                raise ConfigError(f"{self.name} has two agents named {member.name!r}")
         return list(agents.values())
 
     @cached_property
@@ -104,9 +103,13 @@ class Workflow:
         return TypeAdapter(self.output_type)
 
     @cached_property
+    def _input_schema(self) -> dict[str, Any]:
+        return self._input.json_schema()
+
+    @cached_property
     def main_field(self) -> str | None:
         """The input field that takes a bare text: the first required text field."""
-        schema = self._input.json_schema()
+        schema = self._input_schema
         required = schema.get("required", [])
         for name, field in schema.get("properties", {}).items():
             if name in required and field.get("type") == "string":
@@ -121,7 +124,7 @@ class Workflow:
             data = {self.main_field: data}
         if isinstance(data, BaseModel):
             data = data.model_dump(mode="json")
-        known = self._input.json_schema().get("properties", {})
+        known = self._input_schema.get("properties", {})
         if isinstance(data, Mapping) and (unknown := sorted(set(cast("Mapping[str, Any]", data)) - set(known))):
             raise InvalidInput(f"{self.name} has no input {unknown[0]!r}", hint=f"Its inputs: {', '.join(known)}.")
         try:
