@@ -22,7 +22,7 @@ from ..auth.issuer import Client, ClientRegistry, FileClients
 from ..auth.keys import load_or_create_client_key, load_or_create_key, public_jwks
 from ..auth.replays import DatabaseReplayStore, MemoryReplayStore
 from .kit import Tls, ToolServer, bind, origin_of, serving
-from .kit.http import announce_on_stderr, until_signal
+from .kit.http import announce_on_stderr, stop_signals
 from .site import ISSUER_PATH, OnDecision, OnToken, Site
 
 LOCAL_CLIENT: Final = "local"
@@ -93,9 +93,10 @@ async def serve_one_http(
         url = site.add(server, PATH)
         public = public_jwks(load_or_create_client_key(files.client_key))
         clients.local = Client(LOCAL_CLIENT, public, {url: frozenset(server.scopes_supported)})
-        async with serving(site, sock, beside=site.running(), tls=tls):
-            announce(url)
-            await until_signal()
+        with stop_signals() as stop:
+            async with serving(site, sock, beside=site.running(), tls=tls):
+                announce(url)
+                await stop.wait()
 
 
 class _WithLocal:

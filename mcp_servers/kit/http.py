@@ -209,22 +209,21 @@ async def serve_http(
     url = f"{origin_of(sock, host=host, tls=tls is not None)}/mcp"
     with sock:
         endpoint = server.asgi(guard=None if guard is None else guard(url))
-        async with serving(endpoint, sock, beside=[endpoint.running()], tls=tls):
-            announce(url)
-            await until_signal()
-
-
-async def until_signal() -> None:
-    """Wait for SIGINT or SIGTERM. A thread that is not the main one never gets any, and waits to be cancelled."""
-    stop = asyncio.Event()
-    with _signals(stop):
-        await stop.wait()
+        with stop_signals() as stop:
+            async with serving(endpoint, sock, beside=[endpoint.running()], tls=tls):
+                announce(url)
+                await stop.wait()
 
 
 @contextlib.contextmanager
-def _signals(stop: asyncio.Event) -> Generator[None]:
+def stop_signals() -> Generator[asyncio.Event]:
+    """An event that SIGINT or SIGTERM sets while the body runs. In a thread that is not the main one nothing sets it.
+
+    Enter it before anybody is told that the server is up: whoever is told may stop it at once.
+    """
+    stop = asyncio.Event()
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield stop
         return
     loop = asyncio.get_running_loop()
 
@@ -233,7 +232,7 @@ def _signals(stop: asyncio.Event) -> Generator[None]:
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -86,16 +86,40 @@ async def test_loopback_is_no_identity(tmp_path: Path) -> None:
                 await http.post(url, json=ECHO, headers=HEADERS)
 
 
-async def test_a_client_in_the_registry_gets_what_it_was_given(tmp_path: Path) -> None:
+def register(state: Path, client_id: str, url: str) -> Credentials:
+    """Write a client into the registry's file, as a person would."""
     key = new_key()
-    async with served(tmp_path) as url:
-        entry = {"id": "robot", "jwks": public_jwks(key), "scopes": {url: ["sample:read"]}}
-        registry = AuthFiles(tmp_path).clients
-        registry.touch(mode=0o600)
-        registry.write_text(json.dumps({"clients": [entry]}))
-        issuer = local_credentials(tmp_path, url).issuer
-        async with http_for(Credentials(issuer, "robot", key), url) as http:
-            await echo(http, url)
+    entry = {"id": client_id, "jwks": public_jwks(key), "scopes": {url: ["sample:read"]}}
+    registry = AuthFiles(state).clients
+    registry.touch(mode=0o600)
+    registry.write_text(json.dumps({"clients": [entry]}))
+    return Credentials(local_credentials(state, url).issuer, client_id, key)
+
+
+async def test_a_client_in_the_registry_gets_what_it_was_given(tmp_path: Path) -> None:
+    async with served(tmp_path) as url, http_for(register(tmp_path, "robot", url), url) as http:
+        await echo(http, url)
+
+
+async def test_a_session_belongs_to_the_client_that_opened_it(tmp_path: Path) -> None:
+    session = ""
+
+    async def watch(response: httpx2.Response) -> None:
+        nonlocal session
+        session = response.headers.get("mcp-session-id") or session
+
+    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/list"}
+    async with (
+        served(tmp_path) as url,
+        http_for(local_credentials(tmp_path, url), url) as mine,
+        http_for(register(tmp_path, "robot", url), url) as other,
+    ):
+        mine.event_hooks["response"].append(watch)
+        async with Client(streamable_http_client(url, http_client=mine), mode="legacy"):
+            assert session
+            headers = {**HEADERS, "mcp-session-id": session, "mcp-protocol-version": "2025-11-25"}
+            assert (await mine.post(url, json=body, headers=headers)).status_code == 200
+            assert (await other.post(url, json=body, headers=headers)).status_code == 404
 
 
 async def test_keys_are_private_files_that_outlive_the_server(tmp_path: Path) -> None:
