@@ -18,6 +18,8 @@ _NO_GROWTH = "the disk under the database {path} does not take the write"
 _DAMAGED = "the database {path} is damaged"
 _LOCKED = "the database {path} is locked by another process"
 
+_CHECK = "`retinue doctor` looks at the file and the disk under it."
+
 _BY_NAME: tuple[tuple[str, type[DatabaseError], str], ...] = (
     ("SQLITE_FULL", DatabaseFull, _NO_SPACE),
     ("SQLITE_READONLY", DatabaseReadOnly, "the database {path} cannot be written"),
@@ -47,8 +49,8 @@ def translate(error: sqlite3.Error, path: str) -> DatabaseError:
     name = getattr(error, "sqlite_errorname", "") or ""
     for prefix, kind, text in _BY_NAME:
         if name.startswith(prefix):
-            return kind(text.format(path=path), sqlite=name)
-    return DatabaseError(f"the database {path} failed: {name or type(error).__name__}", sqlite=name)
+            return kind(text.format(path=path), hint=_CHECK if kind is DatabaseError else None, sqlite=name)
+    return DatabaseError(f"the database {path} failed: {name or type(error).__name__}", hint=_CHECK, sqlite=name)
 
 
 def from_os(error: OSError, path: str) -> DatabaseError:
