@@ -23,6 +23,9 @@ from . import strict_json
 OVERLAP: Final = 3600.0
 """Seconds for which a replaced key stays published: the longest token (900 s) and everybody's cached key set."""
 
+_RSA_2048: Final = 342
+"""Characters of the shortest modulus accepted, in base64url. joserfc takes shorter keys, with a warning."""
+
 PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
 
@@ -40,6 +43,8 @@ def public_key(data: Mapping[str, Any]) -> Key:
         raise ValueError("a private or symmetric key")
     if data.get("use", "sig") != "sig":
         raise ValueError("not a signature key")
+    if data.get("kty") == "RSA" and len(str(data.get("n", ""))) < _RSA_2048:
+        raise ValueError("an RSA key below 2048 bits")
     try:
         key = import_key(dict(data))
     except (JoseError, ValueError, TypeError, KeyError):
