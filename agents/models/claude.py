@@ -16,17 +16,17 @@ from functools import lru_cache
 from os import environ
 from typing import Any, cast
 
-import aiohttp
 import anthropic
 import httpx2
 import orjson
 
-from retinue.errors import ModelError, RetinueError, Timeout, Unreachable
+from retinue.errors import ModelError, SignInNeeded, Timeout
 
 from . import prices
 from .base import Price, Reply, Request
+from .breaks import BROKEN, break_of
 from .clients import Pool, pool_of
-from .faults import STATUS_OF, Fault, fault_of
+from .faults import STATUS_OF, Fault, clean, fault_of
 from .replies import Assembler, ErrorEvent, reply_from
 from .retry import RetryPolicy, retry_after
 from .schema import enforceable
@@ -34,7 +34,6 @@ from .sse import EventReader
 from .wire import LONG, Effort, Profile, body_of
 
 DEFAULT_MODEL = "claude-sonnet-5-5"
-OFFICIAL = "https://api.anthropic.com"
 CONNECT_TIMEOUT = 10.0
 KEEP_ALIVE = 60.0
 """Seconds that an idle connection is kept: tools run for longer than the SDK's 5."""
@@ -42,9 +41,6 @@ MAX_ERROR = 64 * 1024
 """Bytes of an error that are read."""
 MAX_ANSWER = 64 * 1024 * 1024
 """Bytes of an answer that was to be streamed and is not."""
-
-BROKEN = (httpx2.HTTPError, httpx2.InvalidURL, aiohttp.ClientError, OSError, ValueError)
-"""What the transport raises. It does not translate every error of aiohttp's, and some of those are ValueErrors."""
 
 
 class _Line:
@@ -210,7 +206,9 @@ class ClaudeModel:
         try:
             return await line.send(body, stream=stream, timeout=self._timeout)
         except BROKEN as error:
-            raise self._broken(line, error, streaming=stream) from error
+            raise break_of(error, host=line.host, streaming=stream) from error
+        except anthropic.AnthropicError as error:
+            raise _unusable(error) from error
 
     async def _beginning(self, line: _Line, response: httpx2.Response, limit: int = MAX_ERROR) -> bytes:
         body = b""
@@ -221,7 +219,7 @@ class ClaudeModel:
                     if len(body) > limit:
                         break
         except BROKEN as error:
-            raise self._broken(line, error, streaming=True) from error
+            raise break_of(error, host=line.host, streaming=True) from error
         return body[:limit]
 
     async def _assembled(self, line: _Line, response: httpx2.Response, show: Callable[[str], None]) -> Reply:
@@ -244,7 +242,7 @@ class ClaudeModel:
                 assembler.feed(rest)
         if assembler.finished:
             return assembler.reply()
-        fault = self._broken(line, broken, streaming=True)
+        fault = break_of(broken, host=line.host, streaming=True)
         fault.usage = assembler.usage
         raise fault from broken
 
@@ -267,7 +265,7 @@ class ClaudeModel:
         place = self._place()
         line = _lines.get(place)
         if line is None:
-            line = await _lines.add(place, self._open(_http_client(self._base_url or OFFICIAL)))
+            line = await _lines.add(place, self._open(_http_client()))
         return line
 
     def _place(self) -> Hashable:
@@ -275,15 +273,18 @@ class ClaudeModel:
 
     def _open(self, client: httpx2.AsyncClient) -> _Line:
         anonymous = self._base_url is not None and self._key is None and self._token is None
-        sdk = anthropic.AsyncAnthropic(
-            # An empty key is a key to the SDK: it keeps it from looking for one that is not meant for this server.
-            api_key="" if anonymous else self._key,
-            auth_token=self._token,
-            base_url=self._base_url,
-            max_retries=0,
-            http_client=client,
-            open_telemetry=False,  # the span of a call is the loop's, which knows agent and run
-        )
+        try:
+            sdk = anthropic.AsyncAnthropic(
+                # An empty key is a key to the SDK: it keeps it from looking for one that is not meant for this server.
+                api_key="" if anonymous else self._key,
+                auth_token=self._token,
+                base_url=self._base_url,
+                max_retries=0,
+                http_client=client,
+                open_telemetry=False,  # the span of a call is the loop's, which knows agent and run
+            )
+        except anthropic.AnthropicError as error:
+            raise _unusable(error) from error
         return _Line(sdk, client, anonymous=anonymous)
 
     @property
@@ -321,31 +322,13 @@ class ClaudeModel:
             usage=assembler.usage,
         )
 
-    def _broken(self, line: _Line, error: BaseException | None, *, streaming: bool) -> Fault:
-        """The transport failed, or the stream ended too early (no error)."""
-        if isinstance(error, (httpx2.ConnectTimeout, httpx2.PoolTimeout)):
-            return Fault(self._unreachable(line, "no connection in time"), repeatable=True)
-        if isinstance(error, (httpx2.TimeoutException, TimeoutError)):
-            seconds = self._timeout.read
-            slow = Timeout(f"nothing came from the model service at {line.host} for {seconds:g} s")
-            return Fault(slow, repeatable=streaming)  # a plain request may be at work still: not paid for twice
-        if (untrusted := _untrusted(error)) is not None:
-            return Fault(
-                self._unreachable(
-                    line,
-                    f"its certificate is not trusted ({untrusted})",
-                    hint="Set SSL_CERT_FILE to the certificates of your organisation.",
-                )
-            )
-        if isinstance(error, (httpx2.InvalidURL, httpx2.UnsupportedProtocol, ValueError)):
-            return Fault(self._unreachable(line, "the base URL is not one that can be called"))
-        if isinstance(error, (httpx2.ConnectError, httpx2.ProxyError)):
-            return Fault(self._unreachable(line, "no connection"), repeatable=True)
-        cut = ModelError(f"the connection to the model service at {line.host} broke before the answer was complete")
-        return Fault(cut, repeatable=True)
 
-    def _unreachable(self, line: _Line, why: str, *, hint: str | None = None) -> RetinueError:
-        return Unreachable(f"cannot reach the model service at {line.host}: {why}", hint=hint, host=line.host)
+def _unusable(error: anthropic.AnthropicError) -> SignInNeeded:
+    """Credentials that the SDK found and could not turn into a token."""
+    return SignInNeeded(
+        f"the credentials for the model service cannot be used: {clean(str(error))}",
+        hint="Sign in again, or set ANTHROPIC_API_KEY.",
+    )
 
 
 def _basic(url: httpx2.URL) -> str:
@@ -359,17 +342,7 @@ def _shown(reply: Reply, show: Callable[[str], None]) -> Reply:
     return reply
 
 
-def _untrusted(error: BaseException | None) -> str | None:
-    """Why a certificate was refused, if that is what happened: trying again does not help."""
-    cause = error
-    while cause is not None:
-        if isinstance(cause, ssl.SSLCertVerificationError) and (why := getattr(cause, "verify_message", None)):
-            return str(why)
-        cause = cause.__cause__ or cause.__context__
-    return None
-
-
-def _http_client(base_url: str) -> httpx2.AsyncClient:
+def _http_client() -> httpx2.AsyncClient:
     return anthropic.DefaultAioHttpClient(
         verify=_tls(environ.get("SSL_CERT_FILE"), environ.get("SSL_CERT_DIR")),
         limits=httpx2.Limits(max_connections=1000, keepalive_expiry=KEEP_ALIVE),

@@ -263,7 +263,7 @@ async def test_a_redirect_is_not_followed_with_the_prompt_and_the_key(claude: Cl
 
 async def test_silence_is_a_timeout_and_a_plain_call_is_not_paid_for_twice(claude: Claude, time: Time) -> None:
     async with messages_server([says("late").held(Gate())]) as server:
-        with pytest.raises(Timeout, match=r"nothing came from the model service .* for 0\.05 s"):
+        with pytest.raises(Timeout, match="nothing came from the model service"):
             await claude(server, timeout=0.05).complete(ask())
         assert len(server.requests) == 1
     assert time.waits == []

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import anthropic
+import orjson
 import pytest
 from pydantic import BaseModel, Field
 
 from retinue.agents.models import ClaudeModel, Profile, Request, ToolSpec
-from retinue.errors import ModelError
-from tests.models.conftest import KEY, ask
+from retinue.errors import ModelError, SignInNeeded
+from tests.models.conftest import KEY, Time, ask
 from tests.support.messages_server import MessagesServer, calls, messages_server, says
 
 pytestmark = pytest.mark.anyio
@@ -110,6 +112,41 @@ async def test_a_bearer_token_is_used_where_there_is_no_key(claude: Claude) -> N
     async with messages_server([says("a")], key="token-1") as server:
         await claude(server, api_key=None, auth_token="token-1").complete(ask())
     assert server.requests[0].headers["authorization"] == "Bearer token-1"
+
+
+@pytest.mark.parametrize("name", ["ANTHROPIC_API_KEY", "ANTHROPIC_AUTH_TOKEN"])
+async def test_a_model_written_without_credentials_uses_those_of_the_environment(
+    time: Time, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    async with messages_server([says("a")], key="from-env") as server:
+        monkeypatch.setenv("ANTHROPIC_BASE_URL", server.url)
+        monkeypatch.setenv(name, "from-env")
+        await ClaudeModel(retry=time.policy()).complete(ask())
+
+
+@pytest.mark.parametrize("signed_in", [True, False])
+async def test_a_profile_of_the_sdk_signs_the_calls(
+    time: Time, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, signed_in: bool
+) -> None:
+    async with messages_server([says("a")], key="minted") as server:
+        for folder, content in (
+            ("configs", {"authentication": {"type": "user_oauth"}, "base_url": server.url}),
+            ("credentials", {"access_token": "minted", "expires_at": 4_000_000_000}),
+        ):
+            (tmp_path / folder).mkdir()
+            file = tmp_path / folder / "work.json"
+            if signed_in or folder == "configs":
+                file.write_bytes(orjson.dumps(content))
+                file.chmod(0o600)
+        monkeypatch.setenv("ANTHROPIC_CONFIG_DIR", str(tmp_path))
+        monkeypatch.setenv("ANTHROPIC_PROFILE", "work")
+        model = ClaudeModel(retry=time.policy())
+        if signed_in:
+            await model.complete(ask())
+            assert server.requests[0].headers["authorization"] == "Bearer minted"
+        else:
+            with pytest.raises(SignInNeeded, match="cannot be used"):
+                await model.complete(ask())
 
 
 async def test_user_and_password_of_the_base_url_are_sent_where_there_is_no_key(claude: Claude) -> None:
