@@ -17,6 +17,9 @@ from retinue.mcp_servers.knowledge.text import sentences, terms
 
 from .shapes import Draft, Evidence, Finding, Plan
 
+_WHOLE = re.compile(r"[.!?…。！？][\"'”’»)\]*_`」』）]*$")
+"""A sentence has an end; a line of code that a passage begins in the middle of has none."""
+
 MIN_QUOTE = 40
 """Characters. Shorter sentences say too little on their own."""
 MAX_QUOTE = 600
@@ -59,7 +62,7 @@ def best_sentences(question: str, hits: Sequence[dict[str, Any]]) -> list[Eviden
         around = set(terms(f"{hit['title']} {hit['heading']}"))
         for span in sentences(hit["text"], lists=True):
             quote = hit["text"][span.start : span.end]
-            if not MIN_QUOTE <= len(quote) <= MAX_QUOTE:
+            if not MIN_QUOTE <= len(quote) <= MAX_QUOTE or not _WHOLE.search(quote):
                 continue
             said = set(terms(quote))
             own = sum(weight[term] for term in wanted if term in said) / total

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -18,6 +19,7 @@ from retinue.auth.principal import Principal
 from retinue.config import ServerSettings, Settings
 from retinue.errors import ConfigError, Unreachable
 from retinue.mcp_servers.catalog import CATALOG, built_in
+from retinue.system import ensure_private_dir
 
 if TYPE_CHECKING:
     from retinue.auth.guard import Decision
@@ -138,7 +140,7 @@ class Servers:
             # Our own code in our own process: its word counts, and configuration may still tighten it.
             return self._entry(configured, partial(_transport, self._up.urls[name], http), trusted=True)
         if configured.command is not None:
-            return self._entry(configured, partial(_command, configured))
+            return self._entry(configured, partial(_command, configured, self._settings.state / "logs" / f"{name}.log"))
         url = configured.url or (name if name.startswith(("http://", "https://")) else None)
         if url is None:
             known = ", ".join(sorted({*self._settings.servers, *CATALOG}))
@@ -206,12 +208,19 @@ def _transport(url: str, http: Any) -> Any:
     return streamable_http_client(url, http_client=http)
 
 
-def _command(server: ServerSettings) -> Any:
+@asynccontextmanager
+async def _command(server: ServerSettings, log: Path) -> AsyncGenerator[Any]:
+    """A command on stdio. What it says on stderr goes to a log of its own and not across the user's terminal."""
     from mcp import StdioServerParameters
+    from mcp.client.stdio import stdio_client
 
     env = {name: os.environ[name] for name in (*INHERITED, *server.pass_env) if name in os.environ}
     env |= {name: secret.reveal() for name, secret in server.env.items()}
     assert server.command is not None
-    return StdioServerParameters(
+    parameters = StdioServerParameters(
         command=server.command, args=list(server.args), env=env, cwd=None if server.cwd is None else str(server.cwd)
     )
+    ensure_private_dir(log.parent)
+    with log.open("a", encoding="utf-8") as errors:
+        async with stdio_client(parameters, errlog=errors) as streams:
+            yield streams
