@@ -7,6 +7,7 @@ the headers that carry credentials.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import isawaitable
@@ -180,13 +181,13 @@ class _Judgement:
                 await early.send(self._send)
                 return
             grant, body = await self._admit()
+            self._decision = replace(self._decision, allowed=True, status=200, reason="")
+            await self._report()
         except _Disconnected:
             return
         except RetinueError as error:
             await self._refuse(error)
             return
-        self._decision = replace(self._decision, allowed=True, status=200, reason="")
-        await self._report()
         await self._forward(grant, body)
 
     # The steps, in order
@@ -317,8 +318,9 @@ class _Judgement:
             needed=self._decision.scopes_needed or self._hint(),
             nonces=guard.nonces,
         )
-        self._decision = replace(self._decision, status=status, reason=error.message)
-        await self._report()
+        self._decision = replace(self._decision, allowed=False, status=status, reason=error.message)
+        with contextlib.suppress(RetinueError):  # it is a refusal either way
+            await self._report()
         await answer.send(self._send)
 
     def _hint(self) -> frozenset[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from functools import cached_property
@@ -96,6 +97,7 @@ class Issuer:
                 *(Route(route, self._metadata, methods=["GET"]) for route in dict.fromkeys(metadata)),
                 Route(f"{path}/jwks", self._jwks, methods=["GET"]),
                 Route(f"{path}/token", self._token, methods=["POST"]),
+                Route(f"{path}/authorize", self._authorize, methods=["GET", "POST"]),
             ]
         )
 
@@ -103,6 +105,8 @@ class Issuer:
         """Authorization server metadata (RFC 8414 §2, RFC 9449 §5.1, RFC 9728 §4)."""
         return {
             "issuer": self.url,
+            # Nobody signs in here with a browser; the SDK of MCP (2.3) reads no metadata without this member.
+            "authorization_endpoint": f"{self.url}/authorize",
             "token_endpoint": self.token_url,
             "jwks_uri": f"{self.url}/jwks",
             "response_types_supported": [],
@@ -121,31 +125,38 @@ class Issuer:
     async def _jwks(self, request: Request) -> Response:
         return self._wrong_host(request) or self._json(200, self.keys.jwks(), cache="max-age=300")
 
+    async def _authorize(self, request: Request) -> Response:
+        refusal = {"error": "unsupported_response_type", "error_description": "only client_credentials is served"}
+        return self._wrong_host(request) or self._json(400, refusal)
+
     async def _token(self, request: Request) -> Response:
         if (wrong := self._wrong_host(request)) is not None:
             return wrong
         ruling = Ruling()
         try:
-            if not self._rate.allows(request.client.host if request.client else ""):
-                raise TokenError("temporarily_unavailable", "too many requests")
-            sent = await form.read(request)
-            body = self._authority.rule(sent, ruling)
-            await self._settle(ruling)
+            body = await self._grant(request, ruling)
             await self._report(ruling.event)
         except TokenError as error:
-            await self._report(_refused(ruling.event, error))
-            return self._error(error)
-        return self._json(200, body, with_nonce=True)
+            refusal = error
+        except RetinueError:  # the clients, what was seen before, or the audit cannot be had: nothing is handed out
+            refusal = TokenError("server_error", "try again later")
+        else:
+            return self._json(200, body, with_nonce=True)
+        with contextlib.suppress(RetinueError):  # it is a refusal either way
+            await self._report(_refused(ruling.event, refusal))
+        return self._error(refusal)
 
-    async def _settle(self, ruling: Ruling) -> None:
-        try:
-            for key, expires_at in ruling.once:
-                if not await self._replays.first_time(key, expires_at):
-                    if key.startswith("dpop "):
-                        raise TokenError("invalid_dpop_proof", "the DPoP proof does not hold")
-                    raise TokenError("invalid_client", "client authentication failed")
-        except RetinueError as error:  # what was seen before cannot be known, so nothing is handed out
-            raise TokenError("server_error", "try again later") from error
+    async def _grant(self, request: Request, ruling: Ruling) -> dict[str, Any]:
+        if not self._rate.allows(request.client.host if request.client else ""):
+            raise TokenError("temporarily_unavailable", "too many requests")
+        sent = await form.read(request)
+        body = self._authority.rule(sent, ruling)
+        for key, expires_at in ruling.once:
+            if not await self._replays.first_time(key, expires_at):
+                if key.startswith("dpop "):
+                    raise TokenError("invalid_dpop_proof", "the DPoP proof does not hold")
+                raise TokenError("invalid_client", "client authentication failed")
+        return body
 
     async def _report(self, event: TokenEvent) -> None:
         if self._audit is not None:

@@ -11,13 +11,17 @@ import anyio
 import httpx2
 import pytest
 from mcp import Client, MCPError
+from mcp.client.auth import OAuthTokenError
+from mcp.client.auth.extensions.client_credentials import PrivateKeyJWTOAuthProvider, SignedJWTParameters
 from mcp.client.streamable_http import streamable_http_client
 from mcp.server import MCPServer
 from mcp.server.auth.middleware.auth_context import get_access_token
 from mcp.server.mcpserver import Context
 from mcp.server.transport_security import TransportSecuritySettings
+from mcp.shared.auth import OAuthToken
 
 from retinue.auth.client import Credentials, DPoPAuth, OAuthClient, refusal_in
+from retinue.auth.guard import TokenKinds
 from retinue.auth.issuer import Client as RegisteredClient
 from retinue.auth.keys import new_key, public_jwks
 from retinue.auth.mcp_user import current_principal
@@ -70,12 +74,12 @@ def library() -> MCPServer[Any]:
 
 
 @contextlib.asynccontextmanager
-async def guarded(*, nonces: bool = True) -> AsyncGenerator[World]:
+async def guarded(*, nonces: bool = True, kinds: TokenKinds = "dpop") -> AsyncGenerator[World]:
     server = library()
     app = server.streamable_http_app(
         transport_security=TransportSecuritySettings(enable_dns_rebinding_protection=False)
     )
-    async with server.session_manager.run(), new_world(app=app, nonces=nonces) as world:
+    async with server.session_manager.run(), new_world(app=app, nonces=nonces, kinds=kinds) as world:
         yield world
 
 
@@ -163,3 +167,51 @@ async def test_a_session_belongs_to_the_client_that_opened_it() -> None:
                 )
                 answers.append(response.status_code)
         assert answers == [200, 404]
+
+
+class Storage:
+    """Where the SDK's provider keeps what it gets."""
+
+    tokens: OAuthToken | None = None
+
+    async def get_tokens(self) -> OAuthToken | None:
+        return self.tokens
+
+    async def set_tokens(self, tokens: OAuthToken) -> None:
+        self.tokens = tokens
+
+    async def get_client_info(self) -> None:
+        return None
+
+    async def set_client_info(self, client_info: object) -> None:
+        """The client is registered beforehand."""
+
+
+def sdk_provider(world: World) -> PrivateKeyJWTOAuthProvider:
+    parameters = SignedJWTParameters(
+        issuer="local",
+        subject="local",
+        signing_key=world.client_key.as_pem(private=True).decode(),
+        signing_algorithm="ES256",
+    )
+    signed = parameters.create_assertion_provider()
+    return PrivateKeyJWTOAuthProvider(
+        world.resource, Storage(), "local", signed, scope="library:read", issuer=world.issuer.url
+    )
+
+
+async def test_the_sdks_own_client_gets_in_where_bearer_tokens_are_allowed() -> None:
+    async with guarded(kinds="dpop+bearer") as world:
+        async with httpx2.AsyncClient(auth=sdk_provider(world), verify=TLS) as http:
+            async with Client(streamable_http_client(world.resource, http_client=http)) as client:
+                assert text(await client.call_tool("search", {})).startswith("local")
+        # A challenge for an operation that needs no scope names all that there are, as RFC 9728's fallback would be.
+        assert [(event.scopes, event.jkt) for event in world.grants if event.granted] == [(SCOPES, None)]
+
+
+async def test_the_sdks_own_client_gets_no_token_where_tokens_are_bound() -> None:
+    async with guarded() as world:
+        async with httpx2.AsyncClient(auth=sdk_provider(world), verify=TLS) as http:
+            with pytest.raises(OAuthTokenError):
+                await http.post(world.resource, content=message())
+        assert [event.error for event in world.grants] == ["invalid_dpop_proof"]
