@@ -8,28 +8,31 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, cast
 
 import orjson
 from langchain_core.runnables import RunnableConfig
 from langgraph.errors import GraphRecursionError, is_invalid_resume
 from langgraph.types import Command, Interrupt
+from pydantic import ValidationError
 
 from retinue import audit
 from retinue.database.base import Transaction
 from retinue.errors import (
     BudgetExceeded,
     DatabaseError,
-    ErrorBody,
     LeaseLost,
     NodeFailed,
     PolicyDenied,
     RetinueError,
     RunCancelled,
     RunError,
+    Timeout,
 )
 
 from ..agents.scope import Ask, Note
@@ -37,9 +40,10 @@ from . import questions, records
 from .checkpoints import Checkpoints
 from .events import Line
 from .execution import Execution
-from .journal import append_events
-from .lease import Lease, lost
+from .journal import append_events, dump
+from .lease import Lease, check, lost
 from .nodes import QUESTIONS
+from .questions import Question
 from .records import TERMINAL, Status
 from .workflow import Compiled
 
@@ -57,10 +61,13 @@ class Outcome:
 
 
 async def drive(execution: Execution, saver: Callable[..., Checkpoints]) -> Outcome:
-    """Run until the next question or the end, and let go of the lease. See `Runs.execute`."""
+    """Run until the next question or the end, and let go of the lease. See `Runs.execute`.
+
+    Runs in a task of its own, which only `Execution.end` cancels, and only while the graph is at work.
+    """
     timer = None
     if execution.deadline is not None:
-        left = max(0.0, execution.deadline - execution.began)
+        left = max(0.0, execution.deadline - time.monotonic())
         timer = asyncio.get_running_loop().call_later(left, execution.end, "time")
     try:
         return await _until_pause_or_end(execution, saver)
@@ -73,6 +80,7 @@ async def drive(execution: Execution, saver: Callable[..., Checkpoints]) -> Outc
     except Exception as error:
         return await _failed(execution, error)
     finally:
+        execution.task = None
         if timer is not None:
             timer.cancel()
 
@@ -89,22 +97,37 @@ async def _until_pause_or_end(execution: Execution, saver: Callable[..., Checkpo
     command = await _first_command(execution, graph, config, begun=step is not None)
     while True:
         try:
-            # v1: v2 validates the output schema at every superstep, so a required field fails before it can be filled.
-            state: Any = await graph.ainvoke(command, config, durability="sync")  # pyright: ignore[reportUnknownMemberType]
-        except Exception as error:
+            state = await _invoke(execution, graph, command, config)
+        except ValidationError as error:
             if not is_invalid_resume(error) or not isinstance(command, Command):
                 raise
-            await _ask_again(execution, cast("dict[str, Any]", command.resume), str(error))
-            command = None
+            given = cast("dict[str, Any]", command.resume)
+            command = await _ask_again(execution, given, [i.id for i in await _pending(graph, config)], error)
             continue
         interrupts: Sequence[Interrupt] = state.get("__interrupt__", ()) if isinstance(state, dict) else ()
         if not interrupts:
             output = execution.workflow.write_output(state)
             return await _close(execution, "done", output=output)
         if await _pause(execution, interrupts):
-            return Outcome(run=execution.run, status="waiting")
+            assert execution.outcome is not None
+            return execution.outcome
         answers = await _answers(execution, [i.id for i in interrupts])
         command = Command(resume=answers) if answers else None
+
+
+async def _invoke(execution: Execution, graph: Compiled, command: Any, config: RunnableConfig) -> Any:
+    """Run the graph until it stops by itself, or is broken off."""
+    if execution.ending is None:
+        execution.task = asyncio.current_task()
+        try:
+            # v1: v2 validates the output schema at every superstep, so a required field fails before it can be filled.
+            state: Any = await graph.ainvoke(command, config, durability="sync")  # pyright: ignore[reportUnknownMemberType]
+        finally:
+            execution.task = None
+        if execution.ending is None:
+            return state
+    # Asked for before there was a task to cancel, or swallowed by a node.
+    raise asyncio.CancelledError
 
 
 async def _last_step(execution: Execution) -> int | None:
@@ -125,9 +148,13 @@ async def _first_command(execution: Execution, graph: Compiled, config: Runnable
     asked = await execution.db.read(lambda tx: questions.of_run(tx, execution.run))
     if not any(q.interrupt_id is not None and q.status == "answered" for q in asked):
         return None
-    snapshot = await graph.aget_state(config)
-    answers = await _answers(execution, [i.id for i in snapshot.interrupts])
+    answers = await _answers(execution, [i.id for i in await _pending(graph, config)])
     return Command(resume=answers) if answers else None
+
+
+async def _pending(graph: Compiled, config: RunnableConfig) -> Sequence[Interrupt]:
+    """The interrupts that wait for an answer."""
+    return (await graph.aget_state(config)).interrupts
 
 
 # Pausing
@@ -137,30 +164,29 @@ async def _pause(execution: Execution, interrupts: Sequence[Interrupt]) -> bool:
     """Wait for people, unless an answer came in the meantime. Looking and letting go are one transaction."""
 
     def work(tx: Transaction) -> bool:
-        known = {q.interrupt_id: q for q in questions.of_run(tx, execution.run) if q.interrupt_id is not None}
+        asked = questions.of_run(tx, execution.run)
         pending: list[str] = []
         notes: list[Note] = []
         for interrupt in interrupts:
             if (ours := _ours(interrupt)) is not None:
                 pending += ours
                 continue
-            question = known.get(interrupt.id)
-            if question is None or question.status == "withdrawn":
-                id_, note = _insert(tx, execution.run, interrupt, again=question is not None)
+            known = [q for q in asked if q.interrupt_id == interrupt.id]
+            id_ = next((q.id for q in known if q.status != "withdrawn"), None)
+            if id_ is None:
+                id_, note = _insert(tx, execution.run, interrupt, known)
                 notes.append(note)
-            else:
-                id_ = question.id
             pending.append(id_)
-        for id_ in questions.expire(tx, execution.run):
-            notes.append(_expired(id_))
+        notes += expire(tx, execution.run)
         found = [q for q in questions.of_run(tx, execution.run) if q.id in pending]
         waits = all(q.status == "open" for q in found)
         if waits:
             body = {"questions": [{"id": q.id, "kind": q.kind, "title": q.title} for q in found]}
-            lines = end(tx, execution.lease, "waiting", notes=notes, body=body, active=execution.active)
+            end(tx, execution.lease, "waiting", notes=notes, body=body, by=execution.principal.key,
+                active=execution.active, then=partial(_let_go, execution))  # fmt: skip
         else:
             lines = _tell(tx, execution.lease, notes)
-        tx.after_commit(lambda: execution.bus.publish(execution.run, lines))
+            tx.after_commit(lambda: execution.bus.publish(execution.run, lines))
         return waits
 
     return await execution.db.write(work)
@@ -171,20 +197,30 @@ def _ours(interrupt: Interrupt) -> list[str] | None:
     return value[QUESTIONS] if isinstance(value, dict) and QUESTIONS in value else None
 
 
-def _insert(tx: Transaction, run: str, interrupt: Interrupt, *, again: bool) -> tuple[str, Note]:
-    """A question for an interrupt that a user's own node raised."""
+def _insert(tx: Transaction, run: str, interrupt: Interrupt, before: Sequence[Question]) -> tuple[str, Note]:
+    """A question for an interrupt that a user's own node raised; ``before`` are those withdrawn for a bad answer."""
     value = interrupt.value
     title = value if isinstance(value, str) else "The workflow asks"
     schema = interrupt.response_schema if isinstance(interrupt.response_schema, dict) else {}
+    if not questions.usable(schema):
+        log.warning("the response_schema of an interrupt is not valid JSON Schema; any answer is taken")
+        schema = {}
     kind = "choice" if "enum" in schema else "text"
-    key = f"interrupt:{interrupt.id}{f'/{tx.now}' if again else ''}"
-    ask = Ask(key=key, kind=kind, title=title[:200], body={"value": value}, schema=schema)
+    key = f"interrupt:{interrupt.id}{f'/{len(before)}' if before else ''}"
+    body = {"value": value}
+    if problem := next((q.body["problem"] for q in reversed(before) if "problem" in q.body), None):
+        body["problem"] = problem
+    ask = Ask(key=key, kind=kind, title=title[:200], body=body, schema=schema)
     id_ = questions.insert(tx, run, "", ask, interrupt=interrupt.id)
     return id_, Note(type="question.asked", body={"question": id_, "kind": kind, "title": ask.title, "path": ""})
 
 
-def _expired(id_: str) -> Note:
-    return Note(type="question.expired", body={"question": id_, "kind": "", "by": "", "channel": ""})
+def expire(tx: Transaction, run: str) -> list[Note]:
+    """Close the questions of a run whose time is over, and say so."""
+    return [
+        Note(type="question.expired", body={"question": id_, "kind": kind, "by": "", "channel": ""})
+        for id_, kind in questions.expire(tx, run)
+    ]
 
 
 async def _answers(execution: Execution, interrupts: Sequence[str]) -> dict[str, Any]:
@@ -197,18 +233,28 @@ async def _answers(execution: Execution, interrupts: Sequence[str]) -> dict[str,
     }
 
 
-async def _ask_again(execution: Execution, given: dict[str, Any], problem: str) -> None:
-    """An answer that fits its JSON Schema and not the node's own type: withdraw it; the node asks again."""
-    log.info("answers refused by the node that asked: %s", problem)
+async def _ask_again(
+    execution: Execution, given: dict[str, Any], pending: Sequence[str], error: ValidationError
+) -> Command[Any] | None:
+    """An answer fits its JSON Schema and not the node's own type: withdraw it, and the node asks again.
+
+    The error does not say whose answer it was, and LangGraph saved the work of the others: of several answers that
+    are still pending, only one is given next.
+    """
+    refused = [interrupt for interrupt in given if interrupt in pending]
+    if len(given) > 1 and refused:
+        return Command(resume={refused[0]: given[refused[0]]})
+    first = error.errors(include_url=False, include_input=False)[0]
+    problem = f"{'/'.join(map(str, first['loc'])) or 'the answer'}: {first['msg']}"
 
     def work(tx: Transaction) -> None:
-        for interrupt in given:
-            tx.execute(
-                "UPDATE questions SET status = 'withdrawn' WHERE run = ? AND interrupt_id = ? AND status = 'answered'",
-                (execution.run, interrupt),
-            )
+        check(tx, execution.lease)
+        for question in questions.of_run(tx, execution.run):
+            if question.interrupt_id in refused and question.status == "answered":
+                questions.withdraw(tx, question, problem=problem)
 
     await execution.db.write(work)
+    return None
 
 
 # Ending
@@ -216,9 +262,6 @@ async def _ask_again(execution: Execution, given: dict[str, Any], problem: str) 
 
 async def _broken_off(execution: Execution) -> Outcome:
     """The task was cancelled: by us, for a reason, or by its operator, who may resume the run."""
-    task = asyncio.current_task()
-    if execution.ending is not None and task is not None:
-        task.uncancel()
     match execution.ending:
         case "lost":
             raise lost(execution.lease)
@@ -229,14 +272,17 @@ async def _broken_off(execution: Execution) -> Outcome:
             return await _close(execution, "refused", error=error)
         case "stop" | None:
             error = RunError("the run was stopped", hint=f"`retinue resume {execution.run[:8]}` goes on with it.")
-            await _close(execution, "stopped", error=error)
-            raise asyncio.CancelledError
+            return await _close(execution, "stopped", error=error)
 
 
 async def _failed(execution: Execution, error: BaseException) -> Outcome:
     if isinstance(error, (LeaseLost, DatabaseError)):
         raise error
     known = _typed(error)
+    if isinstance(known, Timeout) and execution.deadline is not None and time.monotonic() > execution.deadline - 0.1:
+        execution.end("time")  # a call was given until then, and noticed it before the run's own timer did
+    if execution.ending is not None:
+        return await _broken_off(execution)
     status: Status = "refused" if isinstance(known, (BudgetExceeded, PolicyDenied)) else "failed"
     return await _close(execution, status, error=known)
 
@@ -267,18 +313,18 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 async def _close(
     execution: Execution, status: Status, *, output: Any = None, error: RetinueError | None = None
 ) -> Outcome:
-    body = {"output": output} if error is None else {"error": error.body()}
-
     def work(tx: Transaction) -> None:
-        lines = end(
-            tx, execution.lease, status,
-            body=body, output=output, error=None if error is None else error.body(),
-            active=execution.active, by=execution.principal.key,
-        )  # fmt: skip
-        tx.after_commit(lambda: execution.bus.publish(execution.run, lines))
+        end(tx, execution.lease, status, output=output, error=error, by=execution.principal.key,
+            active=execution.active, then=partial(_let_go, execution))  # fmt: skip
 
     await execution.db.write(work)
-    return Outcome(run=execution.run, status=status, output=output, error=error)
+    assert execution.outcome is not None
+    return execution.outcome
+
+
+def _let_go(execution: Execution, outcome: Outcome, lines: Sequence[Line]) -> None:
+    execution.outcome = outcome
+    execution.bus.publish(execution.run, lines)
 
 
 def end(
@@ -287,23 +333,30 @@ def end(
     status: Status,
     *,
     active: float,
+    by: str,
+    then: Callable[[Outcome, list[Line]], None],
     notes: Sequence[Note] = (),
-    body: dict[str, Any] | None = None,
+    body: Mapping[str, Any] | None = None,
     output: Any = None,
-    error: ErrorBody | None = None,
-    by: str = "",
-) -> list[Line]:
-    """Let go of the lease with this status and the event of it, if the lease still holds."""
+    error: RetinueError | None = None,
+) -> None:
+    """Let go of the lease with this status and the event of it, if the lease still holds.
+
+    A run that would wait or stop while somebody has asked to cancel it is cancelled. ``then`` is called after the
+    commit.
+    """
+    if status not in TERMINAL and _cancelling(tx, lease.run):
+        status, error, body = "cancelled", RunCancelled("the run was cancelled"), None
+    problem = None if error is None else error.body()
     if body is None:
-        error = RunCancelled("the run was cancelled").body()
-        body = {"error": error}
+        body = {"output": output} if problem is None else {"error": problem}
     row = tx.one(
         "UPDATE runs SET status = ?, output = ?, error = ?, active = ?, owner = NULL, lease_until = NULL, cancelling = 0, "
         "seq = seq + ?, updated_at = ? WHERE id = ? AND owner = ? AND epoch = ? AND lease_until > ? "
         "RETURNING seq, tokens, cost, turns",
         (
-            status, None if output is None else orjson.dumps(output).decode(),
-            None if error is None else orjson.dumps(error).decode(), active, len(notes) + 1, tx.now,
+            status, None if output is None else dump(output, "the output").decode(),
+            None if problem is None else dump(problem, "the error").decode(), active, len(notes) + 1, tx.now,
             lease.run, lease.owner, lease.epoch, tx.now,
         ),
     )  # fmt: skip
@@ -312,10 +365,17 @@ def end(
     seq, tokens, cost, turns = row
     last = Note(type=f"run.{status}", body={**body, "spent": records.spent(tokens, cost, turns, active)})
     if status in TERMINAL:
-        questions.withdraw(tx, lease.run)
-        record = {"status": status, "output": audit.digest(output), "code": None if error is None else error["code"]}
+        questions.withdraw_open(tx, lease.run)
+        record = {"status": status, "output": audit.digest(output), "code": problem and problem["code"]}
         audit.append(tx, actor=by, action="run.ended", run=lease.run, body=record)
-    return append_events(tx, lease.run, seq, [*notes, last])
+    lines = append_events(tx, lease.run, seq, [*notes, last])
+    outcome = Outcome(run=lease.run, status=status, output=output, error=error)
+    tx.after_commit(lambda: then(outcome, lines))
+
+
+def _cancelling(tx: Transaction, run: str) -> bool:
+    row = tx.one("SELECT cancelling FROM runs WHERE id = ?", (run,))
+    return row is not None and bool(row[0])
 
 
 def _tell(tx: Transaction, lease: Lease, notes: Sequence[Note]) -> list[Line]:

@@ -18,6 +18,7 @@ from .follow import Bus
 from .lease import Lease
 
 if TYPE_CHECKING:
+    from .drive import Outcome
     from .journal import Path
     from .workflow import Workflow
 
@@ -42,10 +43,17 @@ class Execution:
     began: float = field(default_factory=time.monotonic)
     ending: Ending | None = None
     task: asyncio.Task[Any] | None = None
-    paths: dict[str, Path] = field(default_factory=dict[str, "Path"])
+    """The task that runs the graph, while it may be broken off."""
+    broken: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when nothing of this execution is worth waiting for any more."""
+    outcome: Outcome | None = None
+    """Set once the run has been let go of."""
+    paths: dict[str, Path | None] = field(default_factory=dict[str, "Path | None"])
+    """Members at work by journal path; None for one that is done, whose facts need not stay in memory."""
     in_flight: int = 0
     """Reservations that are not settled yet."""
     settled: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set, and replaced by a new one, whenever a reservation comes back."""
 
     @property
     def fresh(self) -> bool:
@@ -62,7 +70,7 @@ class Execution:
         return None if self.budget.seconds is None else self.began + self.budget.seconds - self.active_before
 
     def came_back(self) -> None:
-        """A reservation is settled, forfeited or was refused: those that wait for room may look again."""
+        """A reservation is settled or forfeited: those that wait for room may look again."""
         self.in_flight -= 1
         settled, self.settled = self.settled, asyncio.Event()
         settled.set()
@@ -73,6 +81,8 @@ class Execution:
             self.ending = why
             if self.task is not None:
                 self.task.cancel()
+        if why != "stop":
+            self.broken.set()
 
 
 current: ContextVar[Execution] = ContextVar("retinue_execution")

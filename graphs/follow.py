@@ -30,7 +30,7 @@ class Bus:
     def publish(self, run: str, lines: Sequence[Line]) -> None:
         for queue in self._followers.get(run, ()):
             for line in lines:
-                if queue.qsize() < BACKLOG:
+                if queue.qsize() < BACKLOG or line["type"] in LAST_LINES:  # without the last it would wait for ever
                     queue.put_nowait(line)
 
     @contextmanager

@@ -152,22 +152,29 @@ class Path:
         return None if row is None else bytes(row[0])
 
     async def commit(self, commit: Commit, *, flush: bool = False) -> None:
-        spend = Spend() if commit.settle is None else commit.settle[1] - commit.settle[0]
-        await self._write(commit, lambda _: spend, flush=flush)
-        if commit.settle is not None:
+        if commit.settle is None:
+            await self._write(commit, lambda _: Spend(), flush=flush)
+            return
+        spend = commit.settle[1] - commit.settle[0]
+        try:
+            await self._write(commit, lambda _: spend, flush=flush)
+        finally:
             self._execution.came_back()
 
     async def reserve(self, fit: Callable[[Left], Spend], commit: Commit) -> Spend:
         execution = self._execution
         while True:
             settled = execution.settled
-            execution.in_flight += 1
+            reservation = _Reservation(execution)
             try:
-                return await self._write(commit, lambda tx: fit(self._left(tx)))
-            except BaseException as error:
-                execution.came_back()
-                if not isinstance(error, BudgetExceeded) or not execution.in_flight:
+                return await self._write(commit, lambda tx: fit(self._left(tx)), then=reservation.begin)
+            except BudgetExceeded:
+                # What was settled since this look may have made room, and what is in flight may yet.
+                if not execution.in_flight and not settled.is_set():
                     raise
+            except BaseException:
+                reservation.abandon()
+                raise
             await settled.wait()
 
     def forfeit(self) -> None:
@@ -188,7 +195,14 @@ class Path:
             turns=None if budget.turns is None else budget.turns - row[2],
         )
 
-    async def _write(self, commit: Commit, spend: Callable[[Transaction], Spend], *, flush: bool = False) -> Spend:
+    async def _write(
+        self,
+        commit: Commit,
+        spend: Callable[[Transaction], Spend],
+        *,
+        flush: bool = False,
+        then: Callable[[], None] | None = None,
+    ) -> Spend:
         execution, path = self._execution, self._path
         run = execution.run
         facts = [(key, dump(value, f"{path} {key}").decode()) for key, value in commit.facts.items()]
@@ -216,25 +230,51 @@ class Path:
             for action, body in commit.audit:
                 audit.append(tx, actor=execution.principal.key, action=action, run=run, body={"path": path, **body})
             lines = append_events(tx, run, last, notes, path=path) if notes else []
-            tx.after_commit(lambda: execution.bus.publish(run, lines))
+            tx.after_commit(lambda: committed(lines))
             return spent
 
-        spent = await execution.db.write(work, flush=flush)
-        # What a restart would read back is what this execution goes on with.
-        self._facts.update((key, orjson.loads(body)) for key, body in facts)
-        self._open.update(asked)
-        return spent
+        def committed(lines: list[Line]) -> None:
+            # Also when the caller was cancelled meanwhile: a retry of the node in this process must know of it. What a
+            # restart would read back is what this execution goes on with.
+            self._facts.update((key, orjson.loads(body)) for key, body in facts)
+            self._open.update(asked)
+            if then is not None:
+                then()
+            execution.bus.publish(run, lines)
+
+        return await execution.db.write(work, flush=flush)
 
     async def finish_in_flight(self, work: Awaitable[T]) -> T:
-        """See `Scope.finish_in_flight`. A run that is cancelled, or was lost, is not waited for."""
+        """See `Scope.finish_in_flight`. A run that is cancelled, lost or out of time is not waited for."""
         task = asyncio.ensure_future(work)
+        broken: asyncio.Future[Any] | None = None
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if self._execution.ending in ("cancel", "lost") or task.done():
-                task.cancel()
-            else:
-                await asyncio.wait([task], timeout=FINISH_SECONDS)
-                task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+            if not task.done():
+                broken = asyncio.ensure_future(self._execution.broken.wait())
+                await asyncio.wait([task, broken], timeout=FINISH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
             raise
+        finally:
+            for pending in (task, broken):
+                if pending is not None and not pending.done():
+                    pending.cancel()
+                    await asyncio.gather(pending, return_exceptions=True)
+
+
+class _Reservation:
+    """Counts one reservation as in flight from its commit on, unless its caller has gone by then."""
+
+    def __init__(self, execution: Execution) -> None:
+        self._execution = execution
+        self._begun = self._gone = False
+
+    def begin(self) -> None:
+        if not self._gone:
+            self._begun = True
+            self._execution.in_flight += 1
+
+    def abandon(self) -> None:
+        self._gone = True
+        if self._begun:
+            self._execution.came_back()

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 
 from retinue.database.base import Database, Transaction
-from retinue.errors import DatabaseError
 
 from .execution import Execution
-from .lease import renew
+from .lease import LEASE_SECONDS, renew
+
+log = logging.getLogger("retinue")
 
 TICK = 0.5
 """Seconds between looks for requests to cancel."""
@@ -40,20 +42,23 @@ class Keeper:
             await asyncio.gather(self._task, return_exceptions=True)
 
     async def _keep(self) -> None:
-        while True:
-            await asyncio.sleep(TICK)
-            if not self.executions:
-                continue
+        while self.executions:
+            await asyncio.sleep(min(TICK, self._due))
             try:
                 await self.look()
-            except DatabaseError:
-                continue  # the next tick tries again; a lease that lapses meanwhile ends its execution at its next write
+            except Exception as error:
+                # The next tick tries again; a lease that lapses meanwhile ends its execution at its next write.
+                log.warning("the leases of this process could not be renewed: %s", error)
+
+    @property
+    def _due(self) -> float:
+        """Seconds after which leases are renewed."""
+        return min((e.lease.seconds for e in self.executions.values()), default=LEASE_SECONDS) / 3
 
     async def look(self) -> None:
         """One round: renew what is due, break off what was lost or is to be cancelled."""
         executions = list(self.executions.values())
-        due = min(e.lease.seconds for e in executions) / 3
-        if time.monotonic() - self._renewed < due:
+        if time.monotonic() - self._renewed < self._due:
             asked = await self._db.read(
                 lambda tx: tx.all("SELECT id FROM runs WHERE status = 'running' AND cancelling = 1")
             )

@@ -36,22 +36,30 @@ def step(member: Member, *, task: Task, into: Into = None) -> Callable[..., Awai
 
     # Unannotated on purpose: LangGraph would take an annotation of the first parameter for the node's input schema.
     async def node(state, config: RunnableConfig):  # type: ignore[no-untyped-def] # pyright: ignore
-        return await _run(member, task, into, state, config)
+        return await _run(node, member, task, into, state, config)
 
     node.__name__ = f"step_{member.name}"
     setattr(node, MEMBER, member)
     return node
 
 
-async def _run(member: Member, task: Task, into: Into, state: Any, config: RunnableConfig) -> Mapping[str, Any]:
-    execution = current.get()
+async def _run(
+    node: Callable[..., Any], member: Member, task: Task, into: Into, state: Any, config: RunnableConfig
+) -> Mapping[str, Any]:
+    execution = current.get(None)
+    if execution is None:
+        raise ConfigError(f"the step of {member.name} runs only in a Retinue run", hint="Put its graph in a Workflow.")
     metadata = cast("Mapping[str, Any]", config.get("metadata", {}))
     name = journal_path(metadata, config)
     path = execution.paths.get(name)
     if path is None:
-        path = execution.paths[name] = Path(execution, name)
-        if not execution.fresh:
+        path = Path(execution, name)
+        # Nothing is there to read when the run is new and this is the first entry.
+        if not execution.fresh or name in execution.paths:
             await path.load()
+        execution.paths[name] = path
+    elif path.open_questions:
+        await path.load()  # entered again in the same execution: answers may have come
     text = task if isinstance(task, str) else task(state)
     if not isinstance(text, str):
         raise ConfigError(f"the task of node {metadata['langgraph_node']} is {type(text).__name__}, not text")
@@ -61,11 +69,12 @@ async def _run(member: Member, task: Task, into: Into, state: Any, config: Runna
         # Outside any `except`: the pause travels as an exception.
         interrupt({QUESTIONS: list(done.questions)})
         raise AssertionError("a step's interrupt is never resumed with a value")
+    execution.paths[name] = None
     if callable(into):
         return into(done.value, state)
     if into is None:
         return {}
-    return {into: execution.workflow.appended(into, done.value)}
+    return {into: execution.workflow.appended(node, into, done.value)}
 
 
 def journal_path(metadata: Mapping[str, Any], config: RunnableConfig) -> str:

@@ -132,11 +132,29 @@ async def inbox(db: Database, *, subject: str | None = None, run: str | None = N
     return [_question(row) for row in await db.read(lambda tx: tx.all(sql, [tx.now, *params]))]
 
 
+def usable(schema: Mapping[str, Any]) -> bool:
+    """Whether answers can be checked against this schema."""
+    from jsonschema import Draft202012Validator, SchemaError
+
+    try:
+        Draft202012Validator.check_schema(schema)
+    except SchemaError:
+        return False
+    return True
+
+
 def check(schema: Mapping[str, Any], value: Any) -> None:
     """Raise `AnswerRejected` with what does not fit."""
     from jsonschema import Draft202012Validator
+    from referencing import Registry
+    from referencing.exceptions import Unresolvable
 
-    problems = sorted(Draft202012Validator(schema).iter_errors(value), key=lambda e: list(map(str, e.absolute_path)))
+    # An empty registry: by default jsonschema fetches what a schema refers to.
+    found = Draft202012Validator(schema, registry=Registry[Any]()).iter_errors(value)
+    try:
+        problems = sorted(found, key=lambda e: list(map(str, e.absolute_path)))
+    except Unresolvable:
+        raise AnswerRejected("the question's schema refers to another one, which is not looked up") from None
     if problems:
         first = problems[0]
         where = "/".join(map(str, first.absolute_path)) or "the answer"
@@ -200,16 +218,22 @@ def _check_edit(question: Question, value: Mapping[str, Any]) -> None:
     check(question.body["input_schema"], value["arguments"])
 
 
-def expire(tx: Transaction, run: str) -> list[str]:
-    """Close the questions of a run whose time is over; returns their ids."""
+def expire(tx: Transaction, run: str) -> list[tuple[str, str]]:
+    """Close the questions of a run whose time is over; returns their ids and kinds."""
     rows = tx.all(
         "UPDATE questions SET status = 'expired', answered_at = ? "
-        "WHERE run = ? AND status = 'open' AND expires_at <= ? RETURNING id",
+        "WHERE run = ? AND status = 'open' AND expires_at <= ? RETURNING id, kind",
         (tx.now, run, tx.now),
     )
-    return [row[0] for row in rows]
+    return sorted((id_, kind) for id_, kind in rows)
 
 
-def withdraw(tx: Transaction, run: str) -> None:
+def withdraw(tx: Transaction, question: Question, *, problem: str) -> None:
+    """Take back an answer that the node which asked does not accept, and say why."""
+    body = orjson.dumps({**question.body, "problem": problem}).decode()
+    tx.execute("UPDATE questions SET status = 'withdrawn', body = ? WHERE id = ?", (body, question.id))
+
+
+def withdraw_open(tx: Transaction, run: str) -> None:
     """Close what is still open in a run that is over."""
     tx.execute("UPDATE questions SET status = 'withdrawn' WHERE run = ? AND status = 'open'", (run,))

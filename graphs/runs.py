@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import logging
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import anyio
+
 from retinue import audit, telemetry
 from retinue.database.base import Database, Transaction
-from retinue.errors import ConfigError, LeaseLost, RunBusy, RunError, WorkflowChanged
+from retinue.errors import ConfigError, LeaseLost, RunBusy, RunCancelled, RunError, WorkflowChanged
 
 from ..agents.budget import Budget
 from ..agents.equipment import Equipment
@@ -17,7 +21,7 @@ from ..agents.scope import Note
 from ..auth.principal import Principal
 from . import questions, records
 from .checkpoints import Checkpoints, serializer_for
-from .drive import Outcome, drive, end
+from .drive import Outcome, drive, end, expire
 from .events import Line
 from .execution import Execution, current
 from .fingerprint import differences, fingerprint
@@ -28,6 +32,8 @@ from .lease import LEASE_SECONDS, Lease, acquire, check
 from .questions import Channel, Question
 from .records import TERMINAL, RunRecord
 from .workflow import Workflow
+
+log = logging.getLogger("retinue")
 
 
 class Runs:
@@ -138,15 +144,13 @@ class Runs:
                     f"run {record.id[:8]} was started by another version of {workflow.name}: {'; '.join(changes[:8])}",
                     changes=changes,
                 )
+            notes = [*expire(tx, record.id), Note(type="run.resumed", body={"epoch": lease.epoch, **note_body})]
             row = tx.one(
-                "UPDATE runs SET status = 'running', seq = seq + 1, updated_at = ? WHERE id = ? RETURNING seq",
-                (tx.now, record.id),
+                "UPDATE runs SET status = 'running', seq = seq + ?, updated_at = ? WHERE id = ? RETURNING seq",
+                (len(notes), tx.now, record.id),
             )
             assert row is not None
-            questions.expire(tx, record.id)
-            lines = append_events(
-                tx, record.id, row[0], [Note(type="run.resumed", body={"epoch": lease.epoch, **note_body})]
-            )
+            lines = append_events(tx, record.id, row[0], notes)
             audit.append(
                 tx, actor=fresh.principal.key, action="run.resumed", run=record.id, body={"epoch": lease.epoch}
             )
@@ -166,6 +170,8 @@ class Runs:
             preapproved=tuple(fresh.settings.get("approve", ())),
             active_before=fresh.active,
         )
+        if fresh.cancelling:  # asked for while its last process was dying
+            execution.end("cancel")
         self._keeper.add(execution)
         return execution
 
@@ -177,16 +183,25 @@ class Runs:
     async def execute(self, execution: Execution) -> Outcome:
         """Run until the next question or the end, and let go of the lease.
 
-        A cancelled caller stops the run: it can be resumed. Raises only what leaves the run as it was found on disk
-        (`LeaseLost`, `DatabaseError`) and the caller's own cancellation; any other error is in the outcome.
+        A cancelled caller stops the run: it can be resumed. The cancellation is passed on when that is done. Raises
+        only what leaves the run as it was found on disk (`LeaseLost`, `DatabaseError`) and the caller's own
+        cancellation; any other error is in the outcome.
         """
-        execution.task = asyncio.current_task()
-        token = current.set(execution)
+        # A task of its own: reasons to break it off never mix with its caller's, and letting go is never half done.
+        task = asyncio.create_task(self._execute(execution), name=f"run {execution.run[:8]}")
+        try:
+            return await asyncio.shield(task)
+        except asyncio.CancelledError:
+            execution.end("stop")
+            await _finished(task)
+            raise
+
+    async def _execute(self, execution: Execution) -> Outcome:
+        current.set(execution)
         try:
             with telemetry.span(f"run {execution.workflow.name}", run=execution.run, workflow=execution.workflow.name):
                 return await drive(execution, self._saver)
         finally:
-            current.reset(token)
             self._keeper.remove(execution)
 
     # From outside
@@ -211,18 +226,29 @@ class Runs:
                 lease = self._acquire(tx, record.id)
             except RunBusy:
                 tx.execute("UPDATE runs SET cancelling = 1 WHERE id = ?", (record.id,))
+                audit.append(tx, actor=principal.key, action="run.cancel_asked", run=record.id, body={})
                 return False
-            lines = end(tx, lease, "cancelled", by=principal.key, active=fresh.active)
-            tx.after_commit(lambda: self.bus.publish(record.id, lines))
+            end(tx, lease, "cancelled", error=RunCancelled("the run was cancelled"), by=principal.key,
+                active=fresh.active, then=lambda _, lines: self.bus.publish(record.id, lines))  # fmt: skip
             return True
 
-        return await self.db.write(work)
+        ended = await self.db.write(work)
+        if not ended and (execution := self._keeper.executions.get(record.id)) is not None:
+            execution.end("cancel")  # ours: no need to wait until the keeper hears of it
+        return ended
 
     async def abandoned(self, *, subject: str | None = None) -> list[RunRecord]:
-        """Runs that say they are running while no process executes them: what `recover` takes over."""
+        """What `recover` takes over: runs that say they are running while no process executes them, and those that
+        wait for nothing, because whoever answered died before going on, or because their questions have expired.
+        """
 
         def work(tx: Transaction) -> list[str]:
-            rows = tx.all("SELECT id, owner, lease_until FROM runs WHERE status = 'running' ORDER BY created_at")
+            rows = tx.all(
+                "SELECT id, owner, lease_until FROM runs WHERE status = 'running' OR status = 'waiting' AND NOT EXISTS "
+                "(SELECT 1 FROM questions WHERE run = runs.id AND status = 'open' "
+                "AND (expires_at IS NULL OR expires_at > ?)) ORDER BY created_at",
+                (tx.now,),
+            )
             return [
                 run
                 for run, owner, until in rows
@@ -232,6 +258,16 @@ class Runs:
         ids = await self.db.read(work)
         found = [await self.db.read(lambda tx, id_=id_: records.get(tx, id_)) for id_ in ids]
         return [record for record in found if subject is None or record.principal.key == subject]
+
+
+async def _finished(task: asyncio.Task[Any]) -> None:
+    """Wait for a task to end, however often the caller is cancelled meanwhile."""
+    with anyio.CancelScope(shield=True):  # a cancelled scope of anyio's would come again and again
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([task])
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.warning("a run could not be let go of: %s", error)
 
 
 def _models(equipment: Equipment) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
 from typing import Any, cast, get_type_hints
 from weakref import WeakKeyDictionary
@@ -22,6 +22,7 @@ from .checkpoints import Checkpoints
 from .nodes import MEMBER
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
+_ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
 
 AnyGraph = StateGraph[Any, Any, Any, Any]
 Compiled = CompiledStateGraph[Any, Any, Any, Any]
@@ -67,15 +68,24 @@ class Workflow:
         return f"Workflow({self.name!r})"
 
     @cached_property
+    def graphs(self) -> Mapping[str, AnyGraph]:
+        """Its graph under the name "", and the subgraphs that are nodes of it under ``node/``, ``node/inner/``, …"""
+        return dict(_subgraphs(self.graph))
+
+    @cached_property
     def steps(self) -> dict[str, Member]:
         """Node name to the member it runs, for nodes made by `step`."""
-        found: dict[str, Member] = {}
-        for name, node in self.graph.nodes.items():
-            function = getattr(node.runnable, "afunc", None)
-            member = getattr(function, MEMBER, None)
-            if member is not None:
-                found[name] = member
-        return found
+        return {name: getattr(function, MEMBER) for name, function, _ in self._step_nodes}
+
+    @cached_property
+    def _step_nodes(self) -> list[tuple[str, Any, AnyGraph]]:
+        """(name, function, its graph) of nodes made by `step`."""
+        return [
+            (prefix + name, function, graph)
+            for prefix, graph in self.graphs.items()
+            for name, node in graph.nodes.items()
+            if hasattr(function := getattr(node.runnable, "afunc", None), MEMBER)
+        ]
 
     @cached_property
     def agents(self) -> Sequence[Agent]:
@@ -146,9 +156,10 @@ class Workflow:
             where = "/".join(map(str, first["loc"])) or "output"
             raise OutputInvalid(f"the output of {self.name} is not valid: {where}: {first['msg']}") from None
 
-    def appended(self, field: str, value: Any) -> Any:
+    def appended(self, node: Callable[..., Any], field: str, value: Any) -> Any:
         """A member's output as an update of ``field``: an item where the field has a reducer over a list."""
-        channel = self.graph.channels.get(field)
+        graph = next((graph for _, function, graph in self._step_nodes if function is node), self.graph)
+        channel = graph.channels.get(field)
         if channel is None:
             raise ConfigError(f"the state of {self.name} has no field {field!r}")
         if isinstance(channel, BinaryOperatorAggregate) and isinstance(channel.value, list):
@@ -159,7 +170,10 @@ class Workflow:
         """The runnable graph; ``saver`` makes its saver from the types that the state and the outputs are made of."""
         compiled = self._compiled.get(saver)
         if compiled is None:
-            types = [self.graph.state_schema, self.input_type, self.output_type]
+            types: list[Any] = []
+            for graph in self.graphs.values():
+                types += [graph.state_schema, graph.input_schema, graph.output_schema]
+                types += [node.input_schema for node in graph.nodes.values()]
             types += [member.output for member in self.steps.values() if member.output is not None]
             compiled = self.graph.compile(checkpointer=saver(*types), name=self.name)
             self._compiled[saver] = compiled
@@ -168,23 +182,28 @@ class Workflow:
     @cached_property
     def shape(self) -> dict[str, Any]:
         """What makes a paused run continuable: nodes, edges, state, and what each agent is told to be."""
-        graph = self.graph
-        branches = {
-            f"{source} -> {name}": sorted(map(str, (branch.ends or {}).values())) or "any"
-            for source, found in graph.branches.items()
-            for name, branch in found.items()
-        }
-        edges = [*graph.edges, *((",".join(sources), end) for sources, end in graph.waiting_edges)]
+        nodes: dict[str, str] = {}
+        edges: list[str] = []
+        branches: dict[str, Any] = {}
+        state: dict[str, str] = {}
+        for prefix, graph in self.graphs.items():
+            for name in sorted(graph.nodes):
+                node = prefix + name
+                nodes[node] = self.steps[node].name if node in self.steps else "function"
+            joined = ((",".join(sources), end) for sources, end in graph.waiting_edges)
+            edges += [f"{prefix}{a} -> {b}" for a, b in (*graph.edges, *joined)]
+            for source, found in graph.branches.items():
+                for name, branch in found.items():
+                    ends = sorted(map(str, (branch.ends or {}).values()))
+                    branches[f"{prefix}{source} -> {name}"] = ends or "any"
+            hints = get_type_hints(graph.state_schema, include_extras=True)
+            # A function's representation holds its address, which is another one in every process.
+            state |= {prefix + name: _ADDRESS.sub("", str(hint)) for name, hint in sorted(hints.items())}
         return {
-            "nodes": {
-                name: self.steps[name].name if name in self.steps else "function" for name in sorted(graph.nodes)
-            },
-            "edges": sorted(f"{a} -> {b}" for a, b in edges),
+            "nodes": nodes,
+            "edges": sorted(edges),
             "branches": branches,
-            "state": {
-                name: str(hint)
-                for name, hint in sorted(get_type_hints(graph.state_schema, include_extras=True).items())
-            },
+            "state": state,
             "prompts": {agent.name: agent.prompt_hash for agent in self.agents},
             "outputs": {agent.name: agent.output_schema for agent in self.agents if agent.output_schema is not None},
         }
@@ -192,3 +211,10 @@ class Workflow:
     def mermaid(self) -> str:
         """The graph as a Mermaid flowchart."""
         return self.graph.compile().get_graph().draw_mermaid()
+
+
+def _subgraphs(graph: AnyGraph, prefix: str = "") -> Iterator[tuple[str, AnyGraph]]:
+    yield prefix, graph
+    for name, node in graph.nodes.items():
+        if isinstance(node.runnable, CompiledStateGraph):
+            yield from _subgraphs(node.runnable.builder, f"{prefix}{name}/")
