@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, TypeAdapter
+from pydantic import TypeAdapter
 
 from retinue.errors import ConfigError
 
@@ -89,14 +89,9 @@ class Agent:
         """JSON Schema of the output; objects are closed, as structured output demands."""
         return None if self.adapter is None else _closed(self.adapter.json_schema())
 
-    def revive(self, value: Any) -> Any:
-        return value if self.adapter is None else self.adapter.validate_python(value)
-
-    def dump(self, value: Any) -> Any:
-        """The JSON form of an output."""
-        if isinstance(value, BaseModel):
-            return value.model_dump(mode="json")
-        return value if self.adapter is None else self.adapter.dump_python(value, mode="json")
+    def revive(self, value: str) -> Any:
+        """The output from the text of the answer, as the journal keeps it."""
+        return value if self.adapter is None else self.adapter.validate_json(value)
 
     async def run(self, task: str, scope: Scope) -> Done | Waiting:
         from .loop import Loop

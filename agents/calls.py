@@ -17,6 +17,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from retinue import telemetry
 from retinue.errors import SignInNeeded, Timeout, ToolFailed, Unreachable
 
 from .scope import Answer, Ask, Commit, Note, Scope
@@ -82,6 +83,8 @@ class Calls:
             return await self._refuse(asked, f"There is no tool named {asked.name!r}.")
         if tool.decision == "deny":
             return await self._refuse(asked, f"The policy does not allow {tool.server}/{tool.name}.", denied=True)
+        if not isinstance(asked.arguments, dict):
+            return await self._refuse(asked, "Invalid arguments: they must be a JSON object.")
         if problems := tool.problems(asked.arguments):
             return await self._refuse(asked, "Invalid arguments: " + "; ".join(problems))
         arguments: dict[str, Any] = asked.arguments
@@ -96,8 +99,7 @@ class Calls:
         """The arguments to call with, or why not to call."""
         key = f"approve:{asked.place}"
         shown = digest([tool.server, tool.name, asked.arguments])
-        if (rule := self._scope.preapproved(tool.server, tool.name)) is not None:
-            await self._scope.commit(Commit(audit=[("tool.preapproved", {**_about(tool, shown), "rule": rule})]))
+        if self._scope.preapproved(tool.server, tool.name) is not None:
             return asked.arguments
         answer = self._scope.answers.get(key)
         if answer is None:
@@ -188,6 +190,9 @@ class Calls:
                 facts={intent: {"server": tool.server, "tool": tool.name, "arguments": arguments, "key": key}},
                 notes=[Note(type="tool.called", body=self._body(asked, tool) | {"arguments": preview(arguments)})],
             )
+            rule = self._scope.preapproved(tool.server, tool.name) if tool.decision == "ask" and not attempt else None
+            if rule is not None:
+                begun.audit.append(("tool.preapproved", {**_about(tool, shown), "rule": rule}))
             if not tool.effect.read_only:
                 begun.audit.append(("tool.called", _about(tool, shown)))
             # Against power loss too: a person is asked about this call if its result never comes.
@@ -195,7 +200,14 @@ class Calls:
 
         async def out() -> ToolResult:
             started = time.monotonic()
-            result = await tool.call(self._request(asked, tool, arguments, key))
+            with telemetry.span(
+                f"execute_tool {tool.name}",
+                operation="execute_tool",
+                agent=self._agent,
+                tool=tool.name,
+                server=tool.server,
+            ):
+                result = await tool.call(self._request(asked, tool, arguments, key))
             return await self._record(asked, tool, result, seconds=time.monotonic() - started)
 
         try:
@@ -218,13 +230,15 @@ class Calls:
             body = {"done": done, "total": total, "message": message}
             self._scope.tell(Note(type="tool.progress", body=self._body(asked, tool) | body))
 
-        timeout = tool.timeout
-        if self._scope.deadline is not None:
-            timeout = max(0.0, min(timeout, self._scope.deadline - time.monotonic()))
-        return ToolCall(arguments=arguments, key=key, timeout=timeout, on_progress=progress)
+        # The run's own end of time is not the tool's: it breaks the call off.
+        return ToolCall(arguments=arguments, key=key, timeout=tool.timeout, on_progress=progress)
 
     async def _record(self, asked: Asked, tool: Tool, result: ToolResult, *, seconds: float) -> ToolResult:
         kept, artifacts = keep(result, self._max_result)
+        try:
+            canonical(kept.to_json())
+        except TypeError as error:  # the call was made: that it was is worth more than what it said
+            kept, artifacts = ToolResult.error(f"The tool answered, but its answer cannot be kept: {error}"), {}
         body = self._body(asked, tool) | {
             "is_error": kept.is_error,
             "preview": kept.text[:PREVIEW],
@@ -279,18 +293,24 @@ def keep(result: ToolResult, limit: int) -> tuple[ToolResult, dict[str, bytes]]:
     """The result as a model may see it, and the texts that were too long for that, by sha256."""
     artifacts: dict[str, bytes] = {}
     content: list[dict[str, Any]] = []
+    left = limit
     for block in result.content:
         text = block.get("text")
-        if isinstance(text, str) and len(text) > limit:
-            data = text.encode()
-            sha256 = hashlib.sha256(data).hexdigest()
-            artifacts[sha256] = data
-            note = f"\n[The first {limit} of {len(text)} characters. The whole text is artifact {sha256[:12]}.]"
-            block = {**block, "text": text[:limit] + note}
+        if isinstance(text, str):
+            data = text.encode(errors="replace")  # lone surrogates have no UTF-8, hence no JSON either
+            text = data.decode()
+            if len(text) > left:
+                sha256 = hashlib.sha256(data).hexdigest()
+                artifacts[sha256] = data
+                note = f"[The first {left} of {len(text)} characters. The whole text is artifact {sha256[:12]}.]"
+                block = {**block, "text": f"{text[:left]}\n{note}"}
+            else:
+                block = {**block, "text": text}
+            left -= min(left, len(text))
         content.append(block)
-    if not artifacts:
-        return result, artifacts
-    return ToolResult(content=content, structured=None, is_error=result.is_error), artifacts
+    return ToolResult(content=content, structured=None if artifacts else result.structured, is_error=result.is_error), (
+        artifacts
+    )
 
 
 def _suffix(attempt: int) -> str:

@@ -161,6 +161,12 @@ class TextDelta(AgentEvent):
     text: str
 
 
+class TextRestart(AgentEvent):
+    """The text told so far is void: the stream was cut, and the model is asked again."""
+
+    type: Literal["text.restart"] = "text.restart"
+
+
 class ToolProgress(AgentEvent):
     type: Literal["tool.progress"] = "tool.progress"
     server: str
@@ -186,6 +192,7 @@ AnyEvent = Annotated[
     | QuestionAsked
     | QuestionClosed
     | TextDelta
+    | TextRestart
     | ToolProgress,
     Field(discriminator="type"),
 ]

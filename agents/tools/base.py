@@ -107,9 +107,11 @@ class Tool:
     @cached_property
     def _validator(self) -> Validator:
         from jsonschema import validators
+        from referencing import Registry
 
         kind = validators.validator_for(self.input_schema, default=validators.Draft202012Validator)
-        return cast("Validator", kind(self.input_schema))
+        # An empty registry: by default jsonschema fetches what a schema refers to, wherever a server points it.
+        return cast("Validator", kind(self.input_schema, registry=Registry[Any]()))
 
     def problems(self, arguments: Any) -> list[str]:
         """What is wrong with these arguments by the tool's own schema, in words; empty if nothing is."""

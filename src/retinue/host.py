@@ -18,8 +18,10 @@ from retinue import audit, telemetry
 from retinue.agents.agent import Agent
 from retinue.agents.budget import Budget
 from retinue.agents.equipment import Equipment
-from retinue.agents.models.base import Model, Price
+from retinue.agents.models import close_clients
+from retinue.agents.models.base import Model
 from retinue.agents.models.choose import choose
+from retinue.agents.models.prices import read_prices
 from retinue.auth.principal import Principal
 from retinue.config import Settings, load_settings, load_workflow
 from retinue.database.sqlite import SQLiteDatabase
@@ -96,7 +98,7 @@ class Host:
         budget: Budget | None = None,
         retry_of: str | None = None,
     ) -> Execution:
-        """Make a run and take its lease; see `Runs.start`. The options are completed from workflow and configuration."""
+        """Make a run and take its lease; see `Runs.start`. Workflow and configuration complete the options."""
         complete = self._complete(workflow, options or RunOptions())
         equipment = await self.equip(workflow, complete)
         settings = self.settings
@@ -163,11 +165,15 @@ class Host:
         setting = agent.model
         if setting == "auto":
             setting = options.model or self.settings.model
-        prices = {name: Price(**asdict(price)) for name, price in self.settings.prices.items()}
+        prices = read_prices(
+            {m: {k: v for k, v in asdict(p).items() if v is not None} for m, p in self.settings.prices.items()}
+        )
         return choose(setting, function=agent.function, env=self.env, agent=agent.name, prices=prices)
 
     def _complete(self, workflow: Workflow, options: RunOptions) -> RunOptions:
-        library = options.library or tuple(map(str, self.settings.library)) or tuple(workflow.options.get("library", ()))
+        library = (
+            options.library or tuple(map(str, self.settings.library)) or tuple(workflow.options.get("library", ()))
+        )
         return replace(
             options,
             target=options.target or workflow.name,
@@ -187,6 +193,7 @@ class Host:
         await self.runs.close()
         for servers in self._servers.values():
             await servers.close()
+        await close_clients()
         await self.db.close()
 
 

@@ -40,12 +40,12 @@ class BudgetSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSettings:
-    """US dollars for a million tokens."""
+    """US dollars for a million tokens. What is not said of the cache follows from ``input``, as it does for most models."""
 
     input: NotNegative
     output: NotNegative
-    cache_read: NotNegative = 0.0
-    cache_write: NotNegative = 0.0
+    cache_read: NotNegative | None = None
+    cache_write: NotNegative | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
