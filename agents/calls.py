@@ -308,9 +308,8 @@ def keep(result: ToolResult, limit: int) -> tuple[ToolResult, dict[str, bytes]]:
                 block = {**block, "text": text}
             left -= min(left, len(text))
         content.append(block)
-    return ToolResult(content=content, structured=None if artifacts else result.structured, is_error=result.is_error), (
-        artifacts
-    )
+    structured = None if artifacts else result.structured
+    return ToolResult(content=content, structured=structured, is_error=result.is_error), artifacts
 
 
 def _suffix(attempt: int) -> str:
