@@ -47,7 +47,8 @@ MAX_JTI: Final = 256
 
 _MEMBERS = {"EC": ("crv", "kty", "x", "y"), "OKP": ("crv", "kty", "x")}
 _CURVES = {"EC": "P-256", "OKP": "Ed25519"}
-_known_keys: OrderedDict[str, ECKey | OKPKey] = OrderedDict()  # by thumbprint; importing one costs as much as a check
+# By their members: to import a key and hash it costs as much as to check a signature.
+_known_keys: OrderedDict[tuple[Any, ...], tuple[ECKey | OKPKey, str]] = OrderedDict()
 _KNOWN_KEYS_LIMIT = 1024
 
 
@@ -160,7 +161,7 @@ def _check_claims(
     try:
         jti, htu = jose.text(claims, "jti", max_length=MAX_JTI), jose.text(claims, "htu", max_length=2048)
         issued = jose.number(claims, "iat")
-        same_target = "?" not in htu and "#" not in htu and target(htu) == target(url)
+        same_target = "?" not in htu and "#" not in htu and (htu == url or target(htu) == target(url))
     except ValueError as error:
         raise InvalidProof(f"the proof's claims are not acceptable: {error}") from None
     if claims.get("htm") != method:
@@ -192,19 +193,19 @@ def _key(jwk: object) -> tuple[ECKey | OKPKey, str]:
     members: dict[str, Any] = {name: data.get(name) for name in _MEMBERS[kind]}
     if not all(isinstance(value, str) and len(value) <= 64 for value in members.values()):
         raise InvalidProof("the proof's key is malformed")
-    jkt = thumbprint(members)
-    if (known := _known_keys.get(jkt)) is None:
-        try:
-            known = ECKey.import_key(members) if kind == "EC" else OKPKey.import_key(members)
-            _ = known.public_key
-        except (JoseError, ValueError, TypeError, KeyError):
-            raise InvalidProof("the proof's key is malformed") from None
-        _known_keys[jkt] = known
-        while len(_known_keys) > _KNOWN_KEYS_LIMIT:
-            _known_keys.popitem(last=False)
-    else:
-        _known_keys.move_to_end(jkt)
-    return known, jkt
+    cached = tuple(members.values())
+    if (known := _known_keys.get(cached)) is not None:
+        _known_keys.move_to_end(cached)
+        return known
+    try:
+        key = ECKey.import_key(members) if kind == "EC" else OKPKey.import_key(members)
+        _ = key.public_key
+    except (JoseError, ValueError, TypeError, KeyError):
+        raise InvalidProof("the proof's key is malformed") from None
+    _known_keys[cached] = known = (key, thumbprint(members))
+    while len(_known_keys) > _KNOWN_KEYS_LIMIT:
+        _known_keys.popitem(last=False)
+    return known
 
 
 def _hash(access_token: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Awaitable, Callable, MutableMapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from inspect import isawaitable
 from typing import Any, Final, Literal
 
@@ -170,9 +170,11 @@ class _Judgement:
     def __init__(self, settings: _Settings, scope: Scope, receive: Receive, send: Send) -> None:
         self._guard, self._scope, self._receive, self._send = settings, scope, receive, send
         self._head = Head(scope["headers"])
-        self._decision = Decision(allowed=False, status=0, reason="", resource=settings.resource)
         self._url = ""
         self._sent: Credentials | None = None
+        self._granted: AccessGrant | None = None
+        self._wanted: operation.Operation | None = None
+        self._needed: frozenset[str] = frozenset()
 
     async def run(self) -> None:
         try:
@@ -181,8 +183,7 @@ class _Judgement:
                 await early.send(self._send)
                 return
             grant, body = await self._admit()
-            self._decision = replace(self._decision, allowed=True, status=200, reason="")
-            await self._report()
+            await self._report(allowed=True, status=200, reason="")
         except _Disconnected:
             return
         except RetinueError as error:
@@ -218,13 +219,11 @@ class _Judgement:
         if self._sent is None:
             raise InvalidToken("no token was sent")
         head.check_body_headers(guard.max_body)
-        grant = await self._authenticate(self._sent)
-        self._decision = replace(self._decision, principal=grant.principal, client_id=grant.client_id, jti=grant.jti)
+        self._granted = grant = await self._authenticate(self._sent)
         body = await self._read_body()
-        wanted = self._operation(body)
-        needed = guard.scope_for(wanted.method, wanted.name)
-        self._decision = replace(self._decision, method=wanted.method, name=wanted.name, scopes_needed=needed)
-        if not needed <= grant.scopes:
+        self._wanted = wanted = self._operation(body)
+        self._needed = guard.scope_for(wanted.method, wanted.name)
+        if not self._needed <= grant.scopes:
             raise InsufficientScope("the token does not allow this operation")
         return grant, body
 
@@ -315,12 +314,11 @@ class _Judgement:
         status, answer = guard.challenger.answer(
             error,
             sent=self._sent,
-            needed=self._decision.scopes_needed or self._hint(),
+            needed=self._needed or self._hint(),
             nonces=guard.nonces,
         )
-        self._decision = replace(self._decision, allowed=False, status=status, reason=error.message)
         with contextlib.suppress(RetinueError):  # it is a refusal either way
-            await self._report()
+            await self._report(allowed=False, status=status, reason=error.message)
         await answer.send(self._send)
 
     def _hint(self) -> frozenset[str]:
@@ -330,8 +328,22 @@ class _Judgement:
             return self._guard.scope_for("initialize", None)
         return self._guard.scope_for(method, None if name is None else operation.decode_header(name))
 
-    async def _report(self) -> None:
-        if self._guard.on_decision is not None:
-            result = self._guard.on_decision(self._decision)
-            if isawaitable(result):
-                await result
+    async def _report(self, *, allowed: bool, status: int, reason: str) -> None:
+        if self._guard.on_decision is None:
+            return
+        grant, wanted = self._granted, self._wanted
+        decision = Decision(
+            allowed=allowed,
+            status=status,
+            reason=reason,
+            resource=self._guard.resource,
+            method=wanted.method if wanted else None,
+            name=wanted.name if wanted else None,
+            scopes_needed=self._needed,
+            principal=grant.principal if grant else None,
+            client_id=grant.client_id if grant else None,
+            jti=grant.jti if grant else None,
+        )
+        result = self._guard.on_decision(decision)
+        if isawaitable(result):
+            await result

@@ -27,6 +27,7 @@ class Nonces:
         self._secret = secret or secrets.token_bytes(32)
         self._step = step
         self._clock = clock
+        self._made: dict[int, str] = {}
 
     def issue(self) -> str:
         return self._make(int(self._clock() // self._step))
@@ -38,5 +39,10 @@ class Nonces:
         return any(hmac.compare_digest(nonce, self._make(step)) for step in (current, current - 1))
 
     def _make(self, step: int) -> str:
-        mac = hmac.digest(self._secret, step.to_bytes(8, "big"), "sha256")
-        return urlsafe_b64encode(mac[:24]).decode("ascii")
+        if (made := self._made.get(step)) is None:
+            mac = hmac.digest(self._secret, step.to_bytes(8, "big"), "sha256")
+            made = urlsafe_b64encode(mac[:24]).decode("ascii")
+            if len(self._made) >= 4:  # those of past steps
+                self._made.clear()
+            self._made[step] = made
+        return made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -28,7 +28,13 @@ class Principal:
         return not self.actors and "runs:approve" in self.scopes
 
     def to_json(self) -> dict[str, Any]:
-        return {**asdict(self), "actors": list(self.actors), "scopes": sorted(self.scopes)}
+        return {
+            "issuer": self.issuer,
+            "subject": self.subject,
+            "tenant": self.tenant,
+            "actors": list(self.actors),
+            "scopes": sorted(self.scopes),
+        }
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> Principal:

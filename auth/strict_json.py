@@ -33,7 +33,7 @@ def loads(data: bytes, *, max_depth: int = MAX_DEPTH) -> Any:
     _check_nesting(data, max_depth)
     try:
         orjson.loads(data)  # strict on encoding, surrogates, NaN and syntax; silent on duplicate keys
-        return json.loads(data.decode("utf-8"), object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant)
+        return _DECODER.decode(data.decode("utf-8"))
     except InvalidJSON:
         raise
     except (ValueError, RecursionError):
@@ -57,6 +57,9 @@ def _no_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def _refuse_constant(name: str) -> NoReturn:
     raise InvalidJSON("NaN and infinities are not JSON")
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_no_duplicates, parse_constant=_refuse_constant)
 
 
 def _check_nesting(data: bytes, max_depth: int) -> None:
