@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from retinue.agents.agent import Agent
     from retinue.agents.budget import Budget
     from retinue.agents.models.claude import ClaudeModel
-    from retinue.agents.models.function import FunctionModel
+    from retinue.agents.models.function import FunctionCall, FunctionModel
     from retinue.agents.models.scripted import ScriptedModel
     from retinue.agents.tools.functions import FunctionToolset
     from retinue.agents.tools.mcp import MCPToolset
@@ -29,6 +29,7 @@ __all__ = [
     "Agent",
     "Budget",
     "ClaudeModel",
+    "FunctionCall",
     "FunctionModel",
     "FunctionToolset",
     "Host",
@@ -46,6 +47,7 @@ _HOMES = {
     "Agent": "agents.agent",
     "Budget": "agents.budget",
     "ClaudeModel": "agents.models.claude",
+    "FunctionCall": "agents.models.function",
     "FunctionModel": "agents.models.function",
     "FunctionToolset": "agents.tools.functions",
     "Host": "host",
