@@ -27,10 +27,12 @@ from retinue.telemetry import export, span
 def spans(monkeypatch: pytest.MonkeyPatch) -> Iterator[InMemorySpanExporter]:
     # The process-wide provider can be set only once, so here it stays as it is.
     monkeypatch.setattr(trace, "set_tracer_provider", lambda provider: None)  # pyright: ignore[reportUnknownLambdaType, reportUnknownArgumentType]  # any provider
+    monkeypatch.setattr(export, "_provider", None)
     exporter = InMemorySpanExporter()
-    export.start(exporter, batch=False)
+    provider = export.start(exporter, batch=False)
     yield exporter
     telemetry.shutdown()
+    provider.shutdown()
 
 
 def finished(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
@@ -187,6 +189,12 @@ def test_content_and_tokens_of_any_library_stay_behind(spans: InMemorySpanExport
 
 
 # Exporters
+
+
+def test_spans_can_be_switched_off_and_on_again_in_one_process() -> None:
+    done = run(SPAN + SPAN, OTEL_TRACES_EXPORTER="console")
+    assert done.stdout == "None\nTrue\n" * 2
+    assert done.stderr.count('"gen_ai.conversation.id": "r1"') == 2
 
 
 def test_the_console_exporter_writes_to_stderr_since_stdout_is_the_programs() -> None:

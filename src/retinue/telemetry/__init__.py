@@ -119,13 +119,13 @@ def traceparent() -> str | None:
 
 
 def shutdown() -> None:
-    """Send what is left, and stop. Harmless while off."""
+    """Send what is left, and make no more spans until the next `configure`. Harmless while off."""
     global _tracer
     if _tracer is not None:
-        from .export import stop
+        from .export import flush
 
         _tracer = None
-        stop()
+        flush()
 
 
 def use(tracer: Tracer) -> None:

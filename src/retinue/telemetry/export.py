@@ -33,9 +33,10 @@ _provider: TracerProvider | None = None
 
 def start_from(names: set[str], env: Mapping[str, str]) -> str | None:
     """Start with the named exporters; a sentence if one of them is not to be had."""
-    application = trace.get_tracer_provider()
-    if isinstance(application, TracerProvider):  # an application that embeds Retinue sends its spans its own way
-        telemetry.use(application.get_tracer("retinue"))
+    # Of a second host in this process, or of an application that embeds Retinue and sends its spans its own way.
+    there = _provider or trace.get_tracer_provider()
+    if isinstance(there, TracerProvider):
+        telemetry.use(there.get_tracer("retinue"))
         return None
     if unknown := names - {"console", "otlp"}:
         return f"No spans are sent: OTEL_TRACES_EXPORTER={min(unknown)} is not known here (console, otlp, none)."
@@ -74,11 +75,10 @@ def start(*exporters: SpanExporter, batch: bool = True) -> TracerProvider:
     return _provider
 
 
-def stop() -> None:
-    global _provider
+def flush() -> None:
+    """Send what waits. The provider stays: OpenTelemetry takes one a process, and ends it at the process's end."""
     if _provider is not None:
-        _provider.shutdown()
-        _provider = None
+        _provider.force_flush()
 
 
 class _OneLine(logging.Handler):
