@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import TypeAdapter
 
@@ -102,10 +102,10 @@ class Agent:
 def _closed(schema: Any) -> Any:
     """Every object schema with named properties, closed to others."""
     if isinstance(schema, list):
-        return [_closed(item) for item in schema]
+        return [_closed(item) for item in cast("list[Any]", schema)]
     if not isinstance(schema, dict):
         return schema
-    closed = {key: _closed(value) for key, value in schema.items()}
+    closed = {key: _closed(value) for key, value in cast("dict[str, Any]", schema).items()}
     if closed.get("type") == "object" and "properties" in closed:
         closed.setdefault("additionalProperties", False)
     return closed

@@ -15,7 +15,7 @@ import hashlib
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from retinue import telemetry
 from retinue.errors import SignInNeeded, Timeout, ToolFailed, Unreachable
@@ -87,7 +87,7 @@ class Calls:
             return await self._refuse(asked, "Invalid arguments: they must be a JSON object.")
         if problems := tool.problems(asked.arguments):
             return await self._refuse(asked, "Invalid arguments: " + "; ".join(problems))
-        arguments: dict[str, Any] = asked.arguments
+        arguments = cast("dict[str, Any]", asked.arguments)
         if tool.decision == "ask" and f"intent:{asked.place}" not in self._scope.facts:
             verdict = await self._approval(asked, tool)
             if not isinstance(verdict, dict):

@@ -104,7 +104,8 @@ async def _until_pause_or_end(execution: Execution, saver: Callable[..., Checkpo
             given = cast("dict[str, Any]", command.resume)
             command = await _ask_again(execution, given, [i.id for i in await _pending(graph, config)], error)
             continue
-        interrupts: Sequence[Interrupt] = state.get("__interrupt__", ()) if isinstance(state, dict) else ()
+        values = cast("dict[str, Any]", state) if isinstance(state, dict) else {}
+        interrupts: Sequence[Interrupt] = values.get("__interrupt__", ())
         if not interrupts:
             output = execution.workflow.write_output(state)
             return await _close(execution, "done", output=output)
@@ -193,8 +194,8 @@ async def _pause(execution: Execution, interrupts: Sequence[Interrupt]) -> bool:
 
 
 def _ours(interrupt: Interrupt) -> list[str] | None:
-    value = interrupt.value
-    return value[QUESTIONS] if isinstance(value, dict) and QUESTIONS in value else None
+    value = cast("dict[str, Any]", interrupt.value) if isinstance(interrupt.value, dict) else {}
+    return value.get(QUESTIONS)
 
 
 def _insert(tx: Transaction, run: str, interrupt: Interrupt, before: Sequence[Question]) -> tuple[str, Note]:
@@ -351,8 +352,8 @@ def end(
     if body is None:
         body = {"output": output} if problem is None else {"error": problem}
     row = tx.one(
-        "UPDATE runs SET status = ?, output = ?, error = ?, active = ?, owner = NULL, lease_until = NULL, cancelling = 0, "
-        "seq = seq + ?, updated_at = ? WHERE id = ? AND owner = ? AND epoch = ? AND lease_until > ? "
+        "UPDATE runs SET status = ?, output = ?, error = ?, active = ?, owner = NULL, lease_until = NULL, "
+        "cancelling = 0, seq = seq + ?, updated_at = ? WHERE id = ? AND owner = ? AND epoch = ? AND lease_until > ? "
         "RETURNING seq, tokens, cost, turns",
         (
             status, None if output is None else dump(output, "the output").decode(),

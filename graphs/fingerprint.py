@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 from ..agents.equipment import Equipment
 from .workflow import Workflow
@@ -26,13 +26,15 @@ def _compare(where: str, then: Any, now: Any) -> list[str]:
     if then == now:
         return []
     if isinstance(then, list) and isinstance(now, list):
-        gone = [f"{where}: {item} is gone" for item in then if item not in now]
-        return gone + [f"{where}: {item} is new" for item in now if item not in then]
+        before, after = cast("list[Any]", then), cast("list[Any]", now)
+        gone = [f"{where}: {item} is gone" for item in before if item not in after]
+        return gone + [f"{where}: {item} is new" for item in after if item not in before]
     if not isinstance(then, dict) or not isinstance(now, dict):
         short = (
             isinstance(then, str) and isinstance(now, str) and len(then) + len(now) < 160 and where.startswith("state")
         )
         return [f"{where} was {then}, is {now}" if short else f"{where} has changed"]
+    then, now = cast("dict[str, Any]", then), cast("dict[str, Any]", now)
     found: list[str] = []
     for name in sorted({*then, *now}):
         inner = f"{where}: {name}" if ":" not in where else f"{where}.{name}"

@@ -6,7 +6,7 @@ A follower has a queue of its own. One that goes away, or does not keep up, neve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 
 from retinue.database.base import Database
@@ -34,7 +34,7 @@ class Bus:
                     queue.put_nowait(line)
 
     @contextmanager
-    def listen(self, run: str) -> Iterator[asyncio.Queue[Line]]:
+    def listen(self, run: str) -> Generator[asyncio.Queue[Line]]:
         queue: asyncio.Queue[Line] = asyncio.Queue()
         self._followers.setdefault(run, []).append(queue)
         try:

@@ -34,8 +34,8 @@ def step(member: Member, *, task: Task, into: Into = None) -> Callable[..., Awai
     returns the whole update; None keeps the output in the journal alone.
     """
 
-    # Unannotated on purpose: LangGraph would take an annotation of the first parameter for the node's input schema.
-    async def node(state, config: RunnableConfig):  # type: ignore[no-untyped-def] # pyright: ignore
+    # Any: LangGraph would take a narrower annotation of the first parameter for the node's input schema.
+    async def node(state: Any, config: RunnableConfig) -> Mapping[str, Any]:
         return await _run(node, member, task, into, state, config)
 
     node.__name__ = f"step_{member.name}"
@@ -60,7 +60,7 @@ async def _run(
         execution.paths[name] = path
     elif path.open_questions:
         await path.load()  # entered again in the same execution: answers may have come
-    text = task if isinstance(task, str) else task(state)
+    text = task if isinstance(task, str) else cast(Any, task(state))
     if not isinstance(text, str):
         raise ConfigError(f"the task of node {metadata['langgraph_node']} is {type(text).__name__}, not text")
     with telemetry.span(f"step {name}", run=execution.run, path=name, member=member.name):
@@ -91,7 +91,7 @@ def each(items: Callable[[Any], Sequence[Any]], node: str) -> Callable[[Any], Aw
     """A router that sends every item to ``node``, all at once: ``graph.add_conditional_edges(a, each(…, "b"))``."""
 
     # Async on purpose: LangGraph runs a plain function through a thread.
-    async def route(state):  # type: ignore[no-untyped-def] # pyright: ignore
+    async def route(state: Any) -> list[Send]:
         found = items(state)
         if inspect.isawaitable(found):
             raise ConfigError("the items of each() must be a plain function of the state")

@@ -19,8 +19,8 @@ Status = Literal["running", "waiting", "stopped", "done", "failed", "refused", "
 TERMINAL: frozenset[str] = frozenset({"done", "failed", "refused", "cancelled"})
 
 _COLUMNS = (
-    "id, workflow, status, input, output, error, principal, settings, fingerprint, budget, tokens, cost, turns, active, "
-    "seq, owner, epoch, lease_until, cancelling, traceparent, retry_of, created_at, updated_at"
+    "id, workflow, status, input, output, error, principal, settings, fingerprint, budget, tokens, cost, turns, "
+    "active, seq, owner, epoch, lease_until, cancelling, traceparent, retry_of, created_at, updated_at"
 )
 
 
@@ -112,8 +112,8 @@ def insert(
     retry_of: str | None,
 ) -> None:
     tx.execute(
-        "INSERT INTO runs (id, workflow, status, input, principal, subject, settings, fingerprint, budget, traceparent, "
-        "retry_of, created_at, updated_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT INTO runs (id, workflow, status, input, principal, subject, settings, fingerprint, budget, "
+        "traceparent, retry_of, created_at, updated_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
         (
             run, workflow, _json(input), _json(principal.to_json()), principal.key, _json(settings), _json(fingerprint),
             _json(budget.to_json()), traceparent, retry_of, tx.now, tx.now,
@@ -126,7 +126,7 @@ def _json(value: Any) -> str:
 
 
 async def find(db: Database, prefix: str, *, subject: str | None = None) -> RunRecord:
-    """The run with this id, or the only one whose id begins so. Others' runs are not found, as if they were not there."""
+    """The run with this id, or the only one whose id begins so. Others' runs are as if they were not there."""
     if not prefix or any(c not in "0123456789abcdef" for c in prefix):
         raise RunNotFound(f"there is no run {prefix!r}")
 

@@ -39,8 +39,8 @@ log = logging.getLogger("retinue")
 class Runs:
     """The runs of one database, and the executions of this process.
 
-    ``lease_seconds`` is how long a process that no longer answers keeps its runs. A dead one loses them at once where the
-    database can tell.
+    ``lease_seconds`` is how long a process that no longer answers keeps its runs. A dead one loses them at once where
+    the database can tell.
     """
 
     def __init__(self, db: Database, *, lease_seconds: float = LEASE_SECONDS) -> None:

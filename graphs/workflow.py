@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, cast, get_type_hints
 from weakref import WeakKeyDictionary
 
+from langgraph.channels.base import BaseChannel
 from langgraph.channels.binop import BinaryOperatorAggregate
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
@@ -159,11 +160,11 @@ class Workflow:
     def appended(self, node: Callable[..., Any], field: str, value: Any) -> Any:
         """A member's output as an update of ``field``: an item where the field has a reducer over a list."""
         graph = next((graph for _, function, graph in self._step_nodes if function is node), self.graph)
-        channel = graph.channels.get(field)
+        channel = cast("BaseChannel[Any, Any, Any] | None", graph.channels.get(field))
         if channel is None:
             raise ConfigError(f"the state of {self.name} has no field {field!r}")
         if isinstance(channel, BinaryOperatorAggregate) and isinstance(channel.value, list):
-            return value if isinstance(value, list) else [value]
+            return cast("list[Any]", value) if isinstance(value, list) else [value]
         return value
 
     def compile(self, saver: Callable[..., Checkpoints]) -> Compiled:
@@ -217,4 +218,4 @@ def _subgraphs(graph: AnyGraph, prefix: str = "") -> Iterator[tuple[str, AnyGrap
     yield prefix, graph
     for name, node in graph.nodes.items():
         if isinstance(node.runnable, CompiledStateGraph):
-            yield from _subgraphs(node.runnable.builder, f"{prefix}{name}/")
+            yield from _subgraphs(cast("Compiled", node.runnable).builder, f"{prefix}{name}/")

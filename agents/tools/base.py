@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import orjson
 
@@ -111,7 +111,7 @@ class Tool:
 
         kind = validators.validator_for(self.input_schema, default=validators.Draft202012Validator)
         # An empty registry: by default jsonschema fetches what a schema refers to, wherever a server points it.
-        return cast("Validator", kind(self.input_schema, registry=Registry[Any]()))
+        return kind(self.input_schema, registry=Registry[Any]())
 
     def problems(self, arguments: Any) -> list[str]:
         """What is wrong with these arguments by the tool's own schema, in words; empty if nothing is."""

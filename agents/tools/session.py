@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import mcp_types as types
 from mcp import Client, MCPError
@@ -104,14 +104,14 @@ class Connection:
         """Raises when no result came back; see `Tool.call`."""
         client = await self.client()
 
-        async def progress(done: float, total: float | None, message: str | None) -> None:
+        async def tell(progress: float, total: float | None, message: str | None) -> None:
             if call.on_progress is not None:
-                call.on_progress(done, total, message)
+                call.on_progress(progress, total, message)
 
         meta: Any = {IDEMPOTENCY_KEY: call.key}
         try:
             result = await client.call_tool(
-                tool, call.arguments, read_timeout_seconds=call.timeout, progress_callback=progress, meta=meta
+                tool, call.arguments, read_timeout_seconds=call.timeout, progress_callback=tell, meta=meta
             )
         except MCPError as error:
             if error.code == types.INVALID_PARAMS:  # the server judged the call and did not make it
@@ -156,7 +156,7 @@ class Connection:
 
 def _first(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error
 
 

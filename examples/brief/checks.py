@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any, cast
 
 import orjson
 
@@ -24,15 +25,16 @@ def check(call: FunctionCall) -> Answer:
     problems = _marks(draft)
     citations: list[Citation] = []
     for number, (evidence, passage) in enumerate(zip(draft.citations, call.results, strict=True), start=1):
-        if passage.is_error or not isinstance(passage.data, dict):
+        data = _fields(passage.data)
+        if passage.is_error or not data:
             problems.append(f"[{number}] names {evidence.document!r}, which cannot be read there: {passage.text[:200]}")
             continue
-        text: str = passage.data["text"]
+        text: str = data["text"]
         span = find(evidence.quote, text)
         if span is None:
             problems.append(f"[{number}] is not in {evidence.document}: {_short(evidence.quote)}")
             continue
-        start = passage.data["start"] + span[0]
+        start: int = data["start"] + span[0]
         quote = text[span[0] : span[1]]
         if len(quote) < MIN_QUOTE:
             problems.append(f"[{number}] is shorter than {MIN_QUOTE} characters: {_short(quote)}")
@@ -40,6 +42,10 @@ def check(call: FunctionCall) -> Answer:
             problems.append(f"[{number}] quotes what is quoted already: {_short(quote)}")
         citations.append(_citation(number, evidence, start, quote))
     return Verdict(problems=problems, citations=[] if problems else citations)
+
+
+def _fields(data: Any) -> dict[str, Any]:
+    return cast("dict[str, Any]", data) if isinstance(data, dict) else {}
 
 
 def _citation(number: int, evidence: Evidence, start: int, quote: str) -> Citation:
@@ -96,7 +102,7 @@ def save(call: FunctionCall) -> Answer:
     result = call.results[-1]
     if result.is_error:
         return Saved(note=result.text)
-    return Saved(path=result.data["path"] if isinstance(result.data, dict) else None, note="")
+    return Saved(path=_fields(result.data).get("path"))
 
 
 def slug(question: str) -> str:

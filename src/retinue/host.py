@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import getpass
 import os
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -128,7 +128,7 @@ class Host:
         return await self.runs.execute(execution)
 
     @asynccontextmanager
-    async def following(self, execution: Execution, *, after: int = 0) -> AsyncIterator[AsyncIterator[Line]]:
+    async def following(self, execution: Execution, *, after: int = 0) -> AsyncGenerator[AsyncIterator[Line]]:
         """The execution's events from number ``after`` on, beside its execution. See `follow`."""
         with self.runs.bus.listen(execution.run) as queue:
             yield follow(self.db, queue, execution.run, after=after)
@@ -204,7 +204,7 @@ async def open_host(
     principal: Principal | None = None,
     env: Mapping[str, str] | None = None,
     create: bool = True,
-) -> AsyncIterator[Host]:
+) -> AsyncGenerator[Host]:
     """Open the database and what runs need. ``create`` makes a database file that is missing.
 
     Raises `ConfigError`, `DatabaseError`.

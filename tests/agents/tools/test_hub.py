@@ -36,7 +36,8 @@ async def make_hub() -> AsyncIterator[Find]:
 
     def make(**entry: Any) -> Hub:
         async def find(name: str) -> ServerEntry:
-            return ServerEntry(**{"target": lambda: server, **entry})
+            known: dict[str, Any] = {"target": lambda: server, **entry}
+            return ServerEntry(**known)
 
         hubs.append(Hub(find))
         return hubs[-1]
