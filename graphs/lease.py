@@ -2,8 +2,8 @@
 
 A lease is (owner, epoch, expiry). Taking it raises the epoch, so a process that was frozen or cut off finds, at its
 next write, that the epoch is not its own or the time is over, and changes nothing. On SQLite a process's death is
-certain knowledge (the kernel releases its lock), so its runs can be taken over at once; a live one keeps its lease until
-it lapses.
+certain knowledge (the kernel releases its lock), so its runs can be taken over at once; a live one keeps its lease
+until it lapses.
 """
 
 from __future__ import annotations
