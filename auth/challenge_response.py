@@ -68,10 +68,10 @@ class Challenger:
         error: RetinueError,
         *,
         sent: Credentials | None,
-        needed: frozenset[str],
+        needed: Callable[[], frozenset[str]],
         nonces: Nonces | None,
     ) -> tuple[int, Answer]:
-        """The answer to a refused request. ``needed`` are the operation's scopes, as far as they are known."""
+        """The answer to a refused request. ``needed`` gives the operation's scopes, as far as they are known."""
         status = _status(error)
         if status >= 500:
             return status, Answer.json(status, _rpc(-32603, "the server cannot decide this now"), headers=_RETRY)
@@ -79,7 +79,7 @@ class Challenger:
         data: dict[str, str] = {"error": code} if code else {}
         headers: list[tuple[bytes, bytes]] = []
         if status in (400, 401) or isinstance(error, InsufficientScope):
-            scope = " ".join(sorted(needed or self._scopes_supported))
+            scope = " ".join(sorted(needed() or self._scopes_supported))
             data |= {"scope": scope, "resource_metadata": self._metadata_url}
             headers = [
                 (b"www-authenticate", str(c).encode("ascii")) for c in self._challenges(error, code, sent, scope)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
-from .refusals import InvalidToken, Malformed
+from .refusals import Malformed
 
 MAX_HEADERS: Final = 32 * 1024
 
@@ -100,7 +100,7 @@ def forwarded_headers(raw: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, b
     ]
 
 
-def path_of(scope: dict[str, Any]) -> str:
+def path_of(scope: Mapping[str, Any]) -> str:
     """The path as it was sent. Raises `Malformed` for one that two programs could resolve differently."""
     raw = scope.get("raw_path")
     path = raw.decode("latin-1") if isinstance(raw, bytes) else str(scope["path"])
@@ -119,8 +119,3 @@ def host_allowed(host: str | None, allowed: Sequence[str]) -> bool:
         host == entry or (entry.endswith(":*") and host.startswith(entry[:-1]) and host[len(entry) - 1 :].isdigit())
         for entry in allowed
     )
-
-
-def require_bearer_lifetime(lifetime: float, limit: float) -> None:
-    if lifetime > limit:
-        raise InvalidToken("a bearer token may live no longer than five minutes here")

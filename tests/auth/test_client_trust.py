@@ -175,3 +175,19 @@ async def test_only_a_guards_own_data_is_read_as_a_refusal() -> None:
     found = refusal_in({"resource_metadata": metadata, "scope": "a \x1b[31mb"})
     assert isinstance(found, SignInNeeded)
     assert found.details["scopes"] == ["a", "?[31mb"]
+
+
+async def test_a_proxy_is_not_asked_for_this_machine(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HTTP_PROXY", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    async with OAuthClient(Credentials(world.issuer.url, "local", world.client_key)) as client:
+        assert (await client.token(world.resource, READ)).bound
+
+
+async def test_no_token_proof_or_assertion_reaches_a_log(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    async with calling(world, scopes=READ, step_up="any") as call:
+        for tool in ("search", "write"):
+            assert (await call(tool)).status_code == 200
+    assert "POST" in caplog.text
+    assert "eyJ" not in caplog.text, "every JWS starts with these letters"

@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey, OKPKey, RSAKey
 from retinue.auth import challenges, jose
 from retinue.auth.dpop import DatabaseReplayStore, DPoPKey, MemoryReplayStore, create
 from retinue.database.sqlite import SQLiteDatabase
-from tests.auth.world import World, bind, new_world, serving
+from tests.auth.world import In, World, bind, new_world, resolved, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -57,8 +57,8 @@ CHANGES: dict[str, dict[str, Any]] = {
     "another scheme": {"url": "https{rest}/mcp"},
     "another token": {"access_token": "abc"},
     "no token": {"access_token": None},
-    "a minute and more ago": {"now": time.time() - 90},
-    "the future": {"now": time.time() + 30},
+    "a minute and more ago": {"now": In(-90)},
+    "the future": {"now": In(30)},
     "another key": {"key": DPoPKey.generate()},
 }
 
@@ -68,7 +68,7 @@ async def test_a_proof_for_something_else_is_refused(world: World, changes: dict
     origin = world.resource.removesuffix("/mcp")
     filled = {
         name: value.format(origin=origin, rest=origin.removeprefix("http")) if name == "url" else value
-        for name, value in changes.items()
+        for name, value in resolved(changes).items()
     }
     token = world.token()
     refused(world, await world.send(token=token, proof=world.proof(token, **filled)))

@@ -22,7 +22,7 @@ from retinue.auth.keys import SigningKeys, new_key, public_jwks
 from retinue.auth.replays import MemoryReplayStore, ReplayStoreFull
 from retinue.auth.tokens import TokenVerifier
 from retinue.errors import ConfigError
-from tests.auth.world import SCOPES, World, bind, new_world, serving
+from tests.auth.world import SCOPES, In, World, bind, new_world, resolved, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -139,11 +139,11 @@ BAD_ASSERTIONS: dict[str, Fields] = {
     "no subject": {"sub": None},
     "a subject that is a list": {"sub": ["local"]},
     "no expiry": {"exp": None},
-    "expired": {"exp": int(time.time()) - 60},
-    "good for an hour": {"exp": int(time.time()) + 3600},
-    "issued in the future": {"iat": int(time.time()) + 120},
-    "not before the future": {"nbf": int(time.time()) + 120},
-    "issued long ago": {"iat": int(time.time()) - 1000},
+    "expired": {"exp": In(-60)},
+    "good for an hour": {"exp": In(3600)},
+    "issued in the future": {"iat": In(120)},
+    "not before the future": {"nbf": In(120)},
+    "issued long ago": {"iat": In(-1000)},
     "an expiry as text": {"exp": "1"},
     "no jti": {"jti": None},
     "another key": {"key": new_key()},
@@ -158,7 +158,7 @@ BAD_ASSERTIONS: dict[str, Fields] = {
 async def test_every_bad_assertion_gets_the_same_answer(world: World, changes: Fields) -> None:
     filled = {
         name: json.loads(json.dumps(value).replace("{issuer}", world.issuer.url)) if name == "aud" else value
-        for name, value in changes.items()
+        for name, value in resolved(changes).items()
     }
     response = await ask(world, client_assertion=assertion(world, **filled))
     refused(world, response, "invalid_client", 401)

@@ -7,6 +7,7 @@ import contextlib
 import json
 import socket
 import ssl
+import time
 from collections.abc import AsyncGenerator, Generator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,6 +76,17 @@ async def serving(*apps: tuple[Any, socket.socket]) -> AsyncGenerator[None]:
         finally:
             for server, _ in servers:
                 server.ended.set()
+
+
+@dataclass(frozen=True)
+class In:
+    """A time in so many seconds from when the test runs, not from when it was collected."""
+
+    seconds: int
+
+
+def resolved(changes: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: int(time.time()) + v.seconds if isinstance(v, In) else v for name, v in changes.items()}
 
 
 @dataclass
