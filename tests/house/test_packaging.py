@@ -81,6 +81,10 @@ def test_the_wheel_has_data_beside_its_code_and_nothing_compiled(wheel: Path) ->
     assert not [name for name in found if name.endswith(".pyc") or "__pycache__" in name]
 
 
+def test_the_wheel_brings_the_library_that_the_brief_reads(wheel: Path) -> None:
+    assert {f"retinue/examples/brief/{name}" for name in tracked("docs")} - names(wheel) == set()
+
+
 def test_the_wheel_installs_no_top_level_package_but_retinue(wheel: Path) -> None:
     top = {name.split("/")[0] for name in names(wheel)}
     assert {name for name in top if not name.endswith(".dist-info")} == {"retinue"}
