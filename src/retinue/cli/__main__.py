@@ -1,0 +1,5 @@
+"""``python -m retinue.cli``."""
+
+from retinue.cli import main
+
+main()

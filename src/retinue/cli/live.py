@@ -1,0 +1,209 @@
+"""The live view: one tree of agents and their tools, drawn over itself on stderr while the run goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Generator, Iterable
+from typing import TYPE_CHECKING
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.text import Text
+
+from retinue.text import one_line, printable
+
+from .progress import NO_MODEL, AgentRow, Progress, ToolRow, spent_text
+
+if TYPE_CHECKING:
+    from retinue.graphs.events import Line
+    from retinue.graphs.records import RunRecord
+
+FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
+PERIOD = 0.12
+TOOLS_SHOWN = 4
+TEXT_LINES = 2
+ENDED_ROWS = 60
+"""Rows of the last drawing, which stays."""
+
+Row = tuple[int, Text]
+"""Depth below the run, and one line."""
+
+
+class LiveView:
+    """``console`` is where it draws: by default the terminal behind stderr."""
+
+    def __init__(self, progress: Progress, *, workflow: str, console: Console | None = None) -> None:
+        self._progress = progress
+        self._workflow = workflow
+        self._console = console or Console(stderr=True, highlight=False, markup=False, emoji=False)
+        self._live: Live | None = None
+        self._ticking: asyncio.Task[None] | None = None
+        self._keys = contextlib.ExitStack()
+        self._began = time.monotonic()
+        self._seconds_before = 0.0
+        self._run = ""
+        self._preparing = ""
+        self._stopping = False
+        self._ended = False
+
+    def begin(self, record: RunRecord) -> None:
+        self._run = record.id
+        self._workflow = record.workflow
+        self._seconds_before = record.active
+        self._began = time.monotonic()
+        self._ended = False
+        self._keys.enter_context(silent_keys())
+        self._live = Live(
+            console=self._console, auto_refresh=False, vertical_overflow="crop", get_renderable=self.render
+        )
+        self._live.start(refresh=True)
+        self._ticking = asyncio.create_task(self._tick(), name="live view")
+
+    async def _tick(self) -> None:
+        while self._live is not None:
+            self._live.refresh()
+            await asyncio.sleep(PERIOD)
+
+    def line(self, line: Line) -> None:
+        self._preparing = ""
+
+    def preparing(self, text: str) -> None:
+        self._preparing = one_line(text, 200)
+
+    def stopping(self) -> None:
+        self._stopping = True
+
+    def end(self) -> None:
+        live, self._live = self._live, None
+        if self._ticking is not None:
+            self._ticking.cancel()
+            self._ticking = None
+        self._ended = True
+        if live is not None:
+            live.vertical_overflow = "visible"
+            live.stop()
+        self._keys.close()
+
+    # Drawing
+
+    def render(self) -> Group:
+        height = ENDED_ROWS if self._ended else max(self._console.size.height - 1, 6)
+        head, foot = self._head(), self._foot()
+        rows = self._fitted(height - len(head) - len(foot))
+        drawn = [*head, *_with_guides(rows), *foot]
+        for text in drawn:
+            text.no_wrap, text.overflow = True, "ellipsis"
+        return Group(*drawn)
+
+    def _head(self) -> list[Text]:
+        title = Text.assemble((printable(self._workflow), "bold"), f"  {self._run[:6]}")
+        if self._progress.language_model is False:
+            return [Text(NO_MODEL, "yellow"), title]
+        return [title]
+
+    def _foot(self) -> list[Text]:
+        rows = [Text(f"? {one_line(title, 200)}", "yellow") for title in self._progress.questions.values()][:5]
+        spent = self._progress.spent
+        seconds = self._seconds_before + (0.0 if self._live is None else time.monotonic() - self._began)
+        if self._live is None and self._progress.last is not None:
+            seconds = self._progress.last.get("spent", {}).get("seconds", seconds)
+        text = spent_text(seconds, spent.tokens, spent.usd, spent.turns)
+        if self._stopping and not self._ended:
+            rows.append(Text("Stopping, once calls in flight have ended. Ctrl-C again leaves at once.", "yellow"))
+        if self._preparing and not self._ended:
+            rows.append(Text(f"{self._spinner()} {self._preparing}", "dim"))
+        rows.append(Text(text, "dim"))
+        return rows
+
+    def _fitted(self, room: int) -> list[Row]:
+        """As many agents as fit: those at work with what they do, then the finished ones, the latest last."""
+        agents = list(self._progress.agents.values())
+        finished = [agent for agent in agents if agent.state == "finished"]
+        working = [agent for agent in agents if agent.state != "finished"]
+        detail = [row for agent in working for row in self._agent_rows(agent)]
+        if len(detail) > room - 1:
+            detail = [row for agent in working for row in self._agent_rows(agent)[:1]]
+        if len(detail) > room - 1:
+            left = len(detail) - max(room - 2, 1)
+            detail = [*detail[: max(room - 2, 1)], (0, Text(f"… and {left} more at work", "dim"))]
+        shown = max(room - len(detail) - 1, 0)
+        folded = len(finished) - shown if len(finished) > shown + 1 else 0
+        rows: list[Row] = []
+        if folded:
+            rows.append((0, Text(f"✓ {folded} finished", "dim")))
+        rows += [self._agent_rows(agent)[0] for agent in finished[folded:]]
+        return [*rows, *detail]
+
+    def _agent_rows(self, agent: AgentRow) -> list[Row]:
+        text = Text()
+        mark, style = {"finished": ("✓", "green"), "waiting": ("?", "yellow")}.get(
+            agent.state, ("·" if self._ended else self._spinner(), "cyan")
+        )
+        text.append(f"{mark} ", style)
+        text.append(one_line(agent.path or agent.agent, 60), "" if agent.state == "finished" else "bold")
+        if agent.agent and not agent.path.startswith(agent.agent):
+            text.append(f"  {one_line(agent.agent, 40)}")
+        facts = [one_line(agent.model, 40)] if agent.model else []
+        facts += [f"turn {agent.turn}"] if agent.turn else []
+        facts += [f"{agent.calls} call{'' if agent.calls == 1 else 's'}"] if agent.calls else []
+        text.append("  " + " · ".join(facts), "dim")
+        rows: list[Row] = [(0, text)]
+        if agent.state == "finished":
+            return rows
+        rows += [(1, self._tool_row(tool)) for tool in list(agent.tools.values())[-TOOLS_SHOWN:]]
+        if agent.text and not self._ended:
+            width = max(self._console.size.width - 6, 20)
+            tail = one_line(agent.text[-TEXT_LINES * width :])
+            pieces = [tail[n : n + width] for n in range(0, len(tail), width)][-TEXT_LINES:]
+            rows += [(1, Text(piece, "dim italic")) for piece in pieces]
+        return rows
+
+    def _tool_row(self, tool: ToolRow) -> Text:
+        mark, style = {"ok": ("✓", "green"), "failed": ("✗", "red"), "doubt": ("?", "yellow")}.get(
+            tool.state, ("·" if self._ended else self._spinner(), "cyan")
+        )
+        text = Text.assemble((f"{mark} ", style), one_line(tool.name, 60))
+        if tool.arguments:
+            text.append(f"  {tool.arguments}", "dim")
+        if tool.progress:
+            text.append(f"  {tool.progress}", "dim")
+        if tool.state in ("ok", "failed"):
+            text.append(f"  {tool.seconds:.1f} s", "dim")
+        return text
+
+    def _spinner(self) -> str:
+        return FRAMES[int(time.monotonic() / PERIOD) % len(FRAMES)]
+
+
+def _with_guides(rows: list[Row]) -> Iterable[Text]:
+    """The lines of a tree."""
+    for number, (depth, text) in enumerate(rows):
+        later = [d for d, _ in rows[number + 1 :]]
+        if depth == 0:
+            guide = "├─ " if 0 in later else "└─ "
+        else:
+            same = next((d for d in later if d <= depth), None) == depth
+            guide = ("│  " if 0 in later else "   ") + ("├─ " if same else "└─ ")
+        yield Text.assemble((guide, "dim"), text)
+
+
+@contextlib.contextmanager
+def silent_keys() -> Generator[None]:
+    """What is typed does not show, and does not push the drawing around. Ctrl-C still works."""
+    if sys.platform == "win32" or not sys.stdin.isatty():
+        yield
+        return
+    import termios
+
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    quiet = list(before)
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(fd, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
