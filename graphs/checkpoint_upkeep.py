@@ -65,11 +65,7 @@ def keep_latest(tx: Transaction, thread: str, versions: Versions) -> None:
         stored = _stored_values(tx, thread, ns)
         at_head = versions(kind, body)
         # These channels are rebuilt from their last stored value and every write after it, so that stretch stays.
-        open_channels = {
-            channel
-            for channel in orjson.loads(metadata).get(COUNTERS, ())
-            if channel in at_head and (channel, at_head[channel]) not in stored
-        }
+        open_channels = at_head.keys() & orjson.loads(metadata).get(COUNTERS, {}).keys()
         kept = {head}
         while open_channels and parent in by_id:
             kept.add(parent)

@@ -4,12 +4,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ import pytest
 
 from retinue.database import sqlite as engine
 from retinue.database.errors import from_os, translate
-from retinue.database.schema import APPLICATION_ID, migrations
+from retinue.database.schema import APPLICATION_ID, check_is_ours, enter_wal, migrate, migrations
 from retinue.database.sqlite import SQLiteDatabase
 from retinue.errors import (
     DatabaseBusy,
@@ -255,6 +256,59 @@ async def test_opening_gives_up_in_time_on_a_file_that_somebody_holds(
             await SQLiteDatabase.open(file)
         other.execute("ROLLBACK")
     await (await SQLiteDatabase.open(file)).close()
+
+
+class Meddled(sqlite3.Connection):
+    """A connection beside which something happens before a statement."""
+
+    before: dict[str, Callable[[], None]]
+
+    def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
+        if meddle := self.before.get(sql.split()[0]):
+            meddle()
+        return super().execute(sql, parameters)
+
+
+def test_tables_that_another_process_creates_during_the_check_are_not_taken_for_a_strangers(file: Path) -> None:
+    other = sqlite3.connect(file, timeout=0, isolation_level=None)
+    connection = sqlite3.connect(file, timeout=0, isolation_level=None, factory=Meddled)
+    assert isinstance(connection, Meddled)
+
+    def create() -> None:
+        with contextlib.suppress(sqlite3.OperationalError):  # shut out, as it should be
+            migrate(other, str(file))
+
+    connection.before = {"SELECT": create}
+    check_is_ours(connection, str(file))
+    create()
+    check_is_ours(connection, str(file))
+
+
+def test_the_switch_to_wal_is_tried_again_while_another_process_writes(file: Path) -> None:
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    connection = sqlite3.connect(file, timeout=0, isolation_level=None, factory=Meddled)
+    assert isinstance(connection, Meddled)
+    tries = 0
+
+    def count() -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 3:
+            other.execute("ROLLBACK")
+
+    connection.before = {"PRAGMA": count}
+    enter_wal(connection, str(file), timeout=10)
+    assert tries == 3
+    connection.before = {}
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_a_file_system_without_wal_is_said(file: Path) -> None:
+    in_memory = sqlite3.connect(":memory:")  # answers "memory"
+    with pytest.raises(DatabaseError, match="write-ahead") as caught:
+        enter_wal(in_memory, str(file), timeout=1)
+    assert "local disk" in caught.value.hint
 
 
 # Names

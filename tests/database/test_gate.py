@@ -308,6 +308,25 @@ async def test_close_finishes_the_writes_in_the_queue(file: Path) -> None:
     assert sorted(path.name for path in file.parent.iterdir()) == [file.name]
 
 
+async def test_close_waits_for_the_write_that_is_under_way(on_file: SQLiteDatabase) -> None:
+    pause = Pause()
+
+    def work(tx: Transaction) -> None:
+        insert(tx, "a")
+        pause.here()
+
+    writing = asyncio.ensure_future(on_file.write(work))
+    await pause.wait()
+    closing = asyncio.ensure_future(on_file.close())
+    for _ in range(50):
+        await turn_of_the_loop()
+    assert not closing.done()
+    pause.go.set()
+    with anyio.fail_after(5):
+        await asyncio.gather(writing, closing)
+    assert raw(Path(on_file.url.removeprefix("sqlite:///"))).execute("SELECT id FROM artifacts").fetchall() == [("a",)]
+
+
 async def test_a_closed_database_says_so(database: SQLiteDatabase) -> None:
     await database.close()
     await database.close()

@@ -6,13 +6,14 @@ import contextlib
 import enum
 import re
 from collections import Counter, OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
+from functools import cached_property
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NewType, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Generic, Literal, NamedTuple, NewType, NotRequired, Required, TypeVar, cast
 from uuid import UUID
 from zoneinfo import ZoneInfo
 
@@ -25,10 +26,11 @@ from langgraph.checkpoint.serde.jsonplus import JsonPlusSerializer
 from langgraph.types import Command, Interrupt, Overwrite, Send
 from pydantic import BaseModel, ConfigDict, Field, HttpUrl, PrivateAttr, RootModel, SecretStr, computed_field
 from pydantic.dataclasses import dataclass as pydantic_dataclass
-from typing_extensions import TypedDict
+from typing_extensions import TypeAliasType, TypedDict
 
 from retinue.errors import DatabaseCorrupt, NotSerializable, UsageError, WorkflowChanged
 from retinue.graphs.checkpoints import StateSerializer, serializer_for
+from retinue.graphs.schemas import reachable_types
 
 T = TypeVar("T")
 
@@ -482,6 +484,93 @@ def test_an_annotation_that_names_nothing_is_said_at_start() -> None:
 
     with pytest.raises(UsageError, match="Nowhere"):
         serializer_for(Lost)
+
+
+class Inner(BaseModel):
+    x: int = 1
+
+
+class Other(BaseModel):
+    y: int = 2
+
+
+Bound = TypeVar("Bound", bound=Inner)
+Either = TypeVar("Either", Inner, Other)
+Renamed = NewType("Renamed", Inner)
+Alias = TypeAliasType("Alias", dict[str, Inner | Other])
+
+
+class WithBound(BaseModel, Generic[Bound]):
+    inner: Bound
+
+
+class WithEither(BaseModel, Generic[Either]):
+    inner: Either
+
+
+class WithExtras(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, Inner]  # pyright: ignore[reportIncompatibleVariableOverride]  # as pydantic says
+    _other: Other = PrivateAttr(default_factory=Other)
+
+
+class Derived(WithExtras):
+    pass
+
+
+class Total(TypedDict, total=False):
+    inner: Required[Annotated[Inner, "why"]]
+    other: NotRequired[list[Other]]
+
+
+@dataclass
+class Holder:
+    alias: Alias
+    renamed: Renamed | None = None
+    nested: tuple[dict[str, Sequence[Total]], ...] = ()
+
+
+@pytest.mark.parametrize(
+    ("schema", "reached"),
+    [
+        (WithBound, {WithBound, Inner}),
+        (WithEither, {WithEither, Inner, Other}),
+        (WithBound[Inner], {WithBound[Inner], Inner}),
+        (Derived, {Derived, Inner, Other}),
+        (Total, {Inner, Other}),
+        (Holder, {Holder, Inner, Other}),
+        (Renamed, {Inner}),
+        (Alias, {Inner, Other}),
+        (list[Annotated[Inner | None, Field(description="d")]], {Inner}),
+        (Literal[Word.YES, 3], {Word}),
+        (str, set[Any]()),
+        (Any, set[Any]()),
+        (None, set[Any]()),
+    ],
+    ids=str,
+)
+def test_every_class_that_an_annotation_reaches_is_found(schema: Any, reached: set[Any]) -> None:
+    assert set(reachable_types([schema])) == reached
+
+
+def test_extras_and_private_attributes_are_part_of_a_model() -> None:
+    model = Derived.model_validate({"more": Inner(x=5)})
+    same(again(model, serializer_for(Derived)), model)
+
+
+def test_a_cached_property_is_computed_again() -> None:
+    class Text(BaseModel):
+        words: str
+
+        @cached_property
+        def live(self) -> Live:
+            return Live()
+
+    text = Text(words="a b")
+    assert text.live is text.live
+    back = again(text, serializer_for(Text))
+    assert back.words == "a b"
+    assert back.live is not text.live
 
 
 def test_plain_data_needs_no_names() -> None:
