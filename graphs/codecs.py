@@ -135,7 +135,8 @@ def codec_of(cls: type[Any]) -> Codec:
     if issubclass(cls, Flag):
         return Codec(tag, _value, cls)
     if issubclass(cls, Enum):
-        return Codec(tag, _name, lambda name: cls[name])  # cls.__getitem__ would be the text's, for a StrEnum
+        members: dict[str, Any] = dict(cls.__members__)
+        return Codec(tag, _name, members.__getitem__)
     if issubclass(cls, AnyUrl):
         return Codec(tag, str, cls)
     if issubclass(cls, tuple):

@@ -177,6 +177,7 @@ class _Reading:
             raise self._trouble or DatabaseCorrupt(f"a value in a checkpoint cannot be read: {error}") from None
 
     def _extension(self, code: int, data: bytes) -> Any:
+        tag = "value"
         try:
             tag, content = self.unpack(data)
             codec = self._by_tag.get(tag) if code == _EXT else None
