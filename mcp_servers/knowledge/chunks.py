@@ -62,15 +62,15 @@ def _sections(document: Document) -> Iterator[tuple[int, int, str]]:
 
 def _only_headings(document: Document, start: int, upto: int) -> bool:
     """Whether ``text[start:headings[upto].start]`` holds nothing but headings that contain the next one."""
-    following = document.headings[upto]
-    at = following.start
-    for heading in reversed(document.headings[:upto]):
-        if heading.start < start:
-            break
-        if document.text[heading.end : at].strip(_SPACE) or heading.level >= following.level:
+    text, headings = document.text, document.headings
+    at, level = headings[upto].start, headings[upto].level
+    previous = upto - 1
+    while at > start and previous >= 0 and headings[previous].start >= start:
+        heading = headings[previous]
+        if heading.level >= level or text[heading.end : at].strip(_SPACE):
             return False
-        at = heading.start
-    return at < following.start and not document.text[start:at].strip(_SPACE)
+        at, level, previous = heading.start, heading.level, previous - 1
+    return not text[start:at].strip(_SPACE)
 
 
 def _outline(document: Document, path: list[tuple[int, str]]) -> str:

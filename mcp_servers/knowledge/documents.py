@@ -38,6 +38,7 @@ READER_VERSION = 1
 """Counted up when a reader gives another text for the same file; a stored text of another version is read anew."""
 
 _TITLE_LENGTH = 200
+_MAX_OUTLINE = 2_000_000  # characters of Markdown in which headings are looked for: bounds the time for one file
 _FRONT_TITLE = re.compile(r"^title:[ \t]*(?P<quote>['\"]?)(?P<title>[^\r\n]+?)(?P=quote)[ \t]*$", re.MULTILINE)
 
 
@@ -107,7 +108,7 @@ def decode(data: bytes) -> str:
 
 
 def _markdown(text: str, fallback: str) -> Document:
-    found = blocks(text)
+    found = blocks(text[:_MAX_OUTLINE])
     headings = tuple(
         Heading(block.start, block.end, block.level, block.title)
         for block in found

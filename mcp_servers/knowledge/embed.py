@@ -33,6 +33,14 @@ class Embedder(Protocol):
         ...
 
 
+async def embedded(embedder: Embedder, texts: Sequence[str], *, kind: EmbedKind) -> Sequence[Sequence[float]]:
+    """Ask an embedder and count what it answers. Raises `ExternalError`."""
+    vectors = await embedder.embed(texts, kind=kind)
+    if len(vectors) != len(texts):
+        raise ToolFailed(f"the embedder {embedder.model} gave {len(vectors)} vectors for {len(texts)} texts")
+    return vectors
+
+
 class HttpEmbedder:
     """An endpoint that speaks OpenAI's or Voyage's ``POST /embeddings``; so do vLLM, Ollama, LM Studio and others.
 

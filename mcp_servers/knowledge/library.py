@@ -17,7 +17,7 @@ from anyio import to_thread
 from retinue.errors import DatabaseCorrupt, ExternalError, InvalidInput
 
 from . import reading
-from .embed import BATCH, Embedder
+from .embed import BATCH, Embedder, embedded
 from .index import Index
 from .models import DocumentInfo, Found, Hit, IndexReport, Passage, Progress, Skipped
 from .scan import Entry, Limits, Root, roots_of, scan
@@ -155,7 +155,7 @@ class Library:
         if self._embedder is not None and query.strip():
             try:
                 if not self._resting():
-                    vector = (await self._embedder.embed([query], kind="query"))[0]
+                    (vector,) = await embedded(self._embedder, [query], kind="query")
             except ExternalError as error:
                 self._rest(error)
             if vector is None:
@@ -276,7 +276,7 @@ class Library:
                 self._index.read, partial(Snapshot.to_embed, passages=missing[done : done + BATCH])
             )
             try:
-                vectors = await embedder.embed([text for _, text in batch], kind="document")
+                vectors = await embedded(embedder, [text for _, text in batch], kind="document")
             except ExternalError as error:
                 self._rest(error)
                 return [f"{len(missing) - done} passages have no vector yet: {error.message}"]

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Sequence
-from contextlib import asynccontextmanager
+import logging
+from collections.abc import AsyncGenerator, Generator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import quote
@@ -11,13 +12,15 @@ from urllib.parse import quote
 import anyio
 from pydantic import BaseModel, Field
 
-from retinue.errors import ConfigError
+from retinue.errors import ConfigError, DatabaseError, ToolFailed
 
 from ..kit import ResourceEntry, ToolContext, ToolServer
 from .embed import Embedder
 from .library import MAX_HITS, AsyncOnProgress, Library, OnProgress
 from .models import DocumentInfo, Found, Passage, Progress, Skipped
 from .scan import Limits, roots_of
+
+log = logging.getLogger("retinue.mcp_servers.knowledge")
 
 SCOPE = "knowledge:read"
 INDEXING_TIMEOUT = 900.0
@@ -101,7 +104,8 @@ def knowledge_server(
 
         Words are matched in all their forms (approve, approved, approval), with or without accents.
         """
-        found = await shelf.open_library.find(query, limit=limit, on_progress=_to_caller(ctx))
+        with own_failures(ctx):
+            found = await shelf.open_library.find(query, limit=limit, on_progress=_to_caller(ctx))
         return SearchResult(**dict(found))
 
     @server.tool(scope=SCOPE, effect="read_only", timeout=INDEXING_TIMEOUT, max_result=_MAX_RESULT)
@@ -113,9 +117,10 @@ def knowledge_server(
         ctx: ToolContext,
     ) -> Passage:
         """Read a document, or the part of it from start to end. At most 100,000 characters are given at once."""
-        await shelf.open_library.ready(on_progress=_to_caller(ctx))
         last = start + MAX_READ
-        return await shelf.open_library.read(document, start=start, end=last if end is None else min(end, last))
+        with own_failures(ctx):
+            await shelf.open_library.ready(on_progress=_to_caller(ctx))
+            return await shelf.open_library.read(document, start=start, end=last if end is None else min(end, last))
 
     @server.tool(scope=SCOPE, effect="read_only", timeout=INDEXING_TIMEOUT, max_result=_MAX_RESULT)
     async def list_documents(
@@ -125,8 +130,9 @@ def knowledge_server(
         ctx: ToolContext,
     ) -> DocumentList:
         """List the documents of the library, and the files that could not be taken in, with the reason for each."""
-        await shelf.open_library.ready(on_progress=_to_caller(ctx))
-        documents = await shelf.open_library.list_documents()
+        with own_failures(ctx):
+            await shelf.open_library.ready(on_progress=_to_caller(ctx))
+            documents = await shelf.open_library.list_documents()
         report = shelf.open_library.report
         return DocumentList(
             documents=documents[offset : offset + limit],
@@ -137,6 +143,8 @@ def knowledge_server(
         )
 
     async def listed() -> list[ResourceEntry]:
+        with own_failures():
+            documents = await shelf.open_library.list_documents()
         return [
             ResourceEntry(
                 uri=f"knowledge:///{quote(info.document, safe='/')}",
@@ -144,16 +152,29 @@ def knowledge_server(
                 title=info.title,
                 mime_type="text/plain",
             )
-            for info in await shelf.open_library.list_documents()
+            for info in documents
         ]
 
     @server.resource("knowledge:///{+path}", scope=SCOPE, listed=listed, timeout=INDEXING_TIMEOUT, name="document")
     async def document(path: str) -> str:
         """The text of a document of the library, by its id."""
-        return (await shelf.open_library.read(path)).text
+        with own_failures():
+            return (await shelf.open_library.read(path)).text
 
     del search, read, list_documents, document  # registered; not called from here
     return server
+
+
+@contextmanager
+def own_failures(ctx: ToolContext | None = None) -> Generator[None]:
+    """Keep the paths of this machine from callers who only hold a token; the log has them."""
+    try:
+        yield
+    except (ConfigError, DatabaseError) as error:
+        if ctx is not None and ctx.caller.trusted:
+            raise
+        log.error("the library cannot be used: %s", error.message)
+        raise ToolFailed("the library cannot be used at the moment", hint="The server's log says why.") from None
 
 
 class _Shelf:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retinue.mcp_servers.knowledge.chunks import CHUNK_CHARACTERS, Chunk, chunk
-from retinue.mcp_servers.knowledge.documents import Document, MediaType, UnreadableDocument, read_document
+from retinue.mcp_servers.knowledge.documents import Document, Heading, MediaType, UnreadableDocument, read_document
 
 
 def markdown(text: str) -> Document:
@@ -116,3 +116,9 @@ def test_a_long_section_becomes_several_passages_of_one_heading() -> None:
 @pytest.mark.parametrize("text", ["a" * 60_000, "a " * 30_000, "`" * 60_000, "\n" * 60_000 + "x", "😀" * 50_000])
 def test_an_unbroken_text_is_cut_in_bounded_time(text: str) -> None:
     assert_covered(text, chunk(Document(text, "t", "text/plain")))
+
+
+def test_an_outline_of_many_headings_is_followed_in_bounded_time() -> None:
+    line, count = "# a\n", 20_000
+    marks = tuple(Heading(i * 4, i * 4 + 3, 1, "a") for i in range(count))
+    assert len(chunk(Document(line * count, "t", "text/markdown", marks))) == count

@@ -109,6 +109,17 @@ async def test_an_embedder_that_failed_is_left_alone_for_a_while_and_then_asked_
         assert library.report.notices == []
 
 
+async def test_an_embedder_that_miscounts_is_not_used(things: Path) -> None:
+    class Miscounting(Concepts):
+        async def embed(self, texts: Sequence[str], *, kind: EmbedKind) -> list[list[float]]:
+            return [*await super().embed(texts, kind=kind), [1.0]]
+
+    async with await Library.open([things], embedder=Miscounting()) as library:
+        found = await library.find("hound")
+    assert [hit.document for hit in found.hits] == ["b.md"]
+    assert "gave 4 vectors for 3 texts" in found.notices[0]
+
+
 def test_fusion_prefers_what_both_rankings_name() -> None:
     assert [passage for passage, _ in fuse([[1, 2, 3], [4, 2, 5]])] == [2, 1, 4, 3, 5]
     assert fuse([]) == []

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,11 @@ import anyio
 import pytest
 from mcp import Client, MCPError, StdioServerParameters
 
-from retinue.errors import ConfigError
+from retinue.errors import ConfigError, ToolFailed
+from retinue.mcp_servers.kit import ToolContext
+from retinue.mcp_servers.kit.caller import Caller
 from retinue.mcp_servers.knowledge import knowledge_server
+from retinue.mcp_servers.knowledge.server import own_failures
 
 pytestmark = pytest.mark.anyio
 
@@ -136,6 +140,24 @@ async def test_clients_of_one_server_share_its_library(corpus: Path) -> None:
 def test_a_wrong_folder_is_told_before_anything_is_served(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="does not exist"):
         knowledge_server(tmp_path / "nothing")
+
+
+async def test_a_library_that_goes_away_is_no_empty_one(folder: Path) -> None:
+    async with Client(knowledge_server(folder, refresh_after=0).mcp) as client:
+        assert content(await client.call_tool("search", {"query": "x"}))["hits"] == []
+        shutil.rmtree(folder)
+        result = await client.call_tool("search", {"query": "x"})
+    assert result.is_error
+    assert "does not exist" in str(result.content)
+
+
+def test_a_caller_with_a_token_is_not_told_paths(caplog: pytest.LogCaptureFixture) -> None:
+    remote = ToolContext(tool="search", caller=Caller(principal=None, trusted=False))
+    for ctx in (remote, None):
+        with pytest.raises(ToolFailed) as caught, own_failures(ctx):
+            raise ConfigError("the library folder /home/somebody does not exist")
+        assert "/home" not in f"{caught.value} {caught.value.hint}"
+    assert caplog.text.count("/home/somebody") == 2
 
 
 @pytest.mark.parametrize("mode", ["auto", "legacy"])
