@@ -85,7 +85,7 @@ class Calls:
             return await self._refuse(asked, f"The policy does not allow {tool.server}/{tool.name}.", denied=True)
         if not isinstance(asked.arguments, dict):
             return await self._refuse(asked, "Invalid arguments: they must be a JSON object.")
-        if problems := tool.problems(asked.arguments):
+        if problems := _problems(tool, asked.arguments):
             return await self._refuse(asked, "Invalid arguments: " + "; ".join(problems))
         arguments = cast("dict[str, Any]", asked.arguments)
         if tool.decision == "ask" and f"intent:{asked.place}" not in self._scope.facts:
@@ -110,7 +110,7 @@ class Calls:
         if answer.value["decision"] == "approve":
             return asked.arguments
         edited = answer.value.get("arguments", asked.arguments)
-        if problems := tool.problems(edited):
+        if problems := _problems(tool, edited):
             return await self._refuse(asked, "A person edited the arguments, but: " + "; ".join(problems))
         return edited
 
@@ -310,6 +310,14 @@ def keep(result: ToolResult, limit: int) -> tuple[ToolResult, dict[str, bytes]]:
         content.append(block)
     structured = None if artifacts else result.structured
     return ToolResult(content=content, structured=structured, is_error=result.is_error), artifacts
+
+
+def _problems(tool: Tool, arguments: Any) -> list[str]:
+    """A schema that cannot be checked ends the call, not the run: it is the server's fault."""
+    try:
+        return tool.problems(arguments)
+    except ToolFailed as error:
+        return [error.message]
 
 
 def _suffix(attempt: int) -> str:

@@ -213,9 +213,16 @@ async def answer(
 
 
 def _check_edit(question: Question, value: Mapping[str, Any]) -> None:
+    from ..agents.tools.schemas import Checker
+
     if "arguments" not in value:
         raise AnswerRejected("an edit needs the edited arguments")
-    check(question.body["input_schema"], value["arguments"])
+    try:  # the schema is a server's: it may be broken, or made to keep us busy
+        problems = Checker(question.body["input_schema"]).problems(value["arguments"])
+    except Exception as error:
+        raise AnswerRejected(f"the tool's input schema cannot be checked ({type(error).__name__})") from None
+    if problems:
+        raise AnswerRejected(problems[0], hint="`retinue inbox --json` shows the tool's input schema.")
 
 
 def expire(tx: Transaction, run: str) -> list[tuple[str, str]]:

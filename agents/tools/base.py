@@ -15,9 +15,8 @@ from retinue.errors import ToolFailed
 from ..models.base import Block, ToolSpec
 
 if TYPE_CHECKING:
-    from jsonschema.protocols import Validator
-
     from ..policy import Policy
+    from .schemas import Checker
 
 EffectClass = Literal["read_only", "idempotent", "keyed", "unsafe"]
 Decision = Literal["allow", "ask", "deny"]
@@ -105,23 +104,22 @@ class Tool:
         return {"name": self.exposed, "description": self.description, "input_schema": self.input_schema}
 
     @cached_property
-    def _validator(self) -> Validator:
-        from jsonschema import validators
-        from referencing import Registry
+    def _checker(self) -> Checker:
+        from .schemas import Checker
 
-        kind = validators.validator_for(self.input_schema, default=validators.Draft202012Validator)
-        # An empty registry: by default jsonschema fetches what a schema refers to, wherever a server points it.
-        return kind(self.input_schema, registry=Registry[Any]())
+        return Checker(self.input_schema)
 
     def problems(self, arguments: Any) -> list[str]:
-        """What is wrong with these arguments by the tool's own schema, in words; empty if nothing is."""
+        """What is wrong with these arguments by the tool's own schema, in words; empty if nothing is.
+
+        Raises `ToolFailed` for a schema that is none, or that cannot be checked in bounded time.
+        """
         try:
-            errors = sorted(self._validator.iter_errors(arguments), key=lambda e: list(map(str, e.absolute_path)))
-        except Exception as error:  # a server's schema can itself be broken
+            return self._checker.problems(arguments)
+        except Exception as error:  # jsonschema trips over a broken schema in many ways
             raise ToolFailed(
                 f"the input schema of {self.server}/{self.name} is invalid: {type(error).__name__}"
             ) from None
-        return [f"{'/'.join(map(str, e.absolute_path)) or 'arguments'}: {e.message}"[:300] for e in errors[:5]]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -15,6 +15,7 @@ from retinue.protocol import KEYED
 
 from ..policy import Policy
 from .base import Effect, EffectClass, ServerTool, ToolCall, ToolResult
+from .listing import described
 from .session import Connection
 
 
@@ -83,7 +84,7 @@ def _server_tool(connection: Connection, entry: ServerEntry, tool: types.Tool) -
 
     return ServerTool(
         name=tool.name,
-        description=tool.description or tool.title or tool.name,
+        description=described(tool),
         input_schema=dict(tool.input_schema),
         effect=effect_of(tool, trusted=entry.trusted, known=known),
         policy=entry.policy,

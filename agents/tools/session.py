@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
+import anyio
 import mcp_types as types
 from mcp import Client, MCPError
 
 from retinue.errors import RetinueError, SignInNeeded, Timeout, ToolFailed, Unreachable
 from retinue.protocol import IDEMPOTENCY_KEY
+from retinue.text import one_line
 
 from ...auth.client import refusal_in
-from ..models.base import Block
 from .base import ToolCall, ToolResult
+from .content import result_of
+from .listing import LIST_SECONDS, Listing, pins
 
 log = logging.getLogger("retinue.mcp")
 
 CONNECT_SECONDS = 30.0
+MAX_MESSAGE = 500
+"""Characters of a server's message in an error or a line of progress."""
 
 
 class Connection:
@@ -42,6 +48,10 @@ class Connection:
         self._task: asyncio.Task[None] | None = None
         self._client: Client | None = None
         self._close = asyncio.Event()
+        self._pins: Mapping[str, str] | None = None
+        """What the server said about its tools when it was first asked,"""
+        self._changed: frozenset[str] = frozenset()
+        """and those about which it says something else since it was connected again."""
 
     async def client(self) -> Client:
         """The live client, connected now if it is not. Raises `Unreachable`, `SignInNeeded`."""
@@ -58,7 +68,14 @@ class Connection:
         self._close = asyncio.Event()
         self._task = asyncio.create_task(self._own(opened, self._close), name=f"mcp {self.name}")
         try:
-            self._client = await asyncio.wait_for(asyncio.shield(opened), CONNECT_SECONDS)
+            client = await asyncio.wait_for(asyncio.shield(opened), CONNECT_SECONDS)
+            if self._pins is not None:
+                now = pins(await self._list(client))
+                self._changed = frozenset(name for name, pin in self._pins.items() if now.get(name) != pin)
+            self._client = client
+        except RetinueError:
+            self._task.cancel()
+            raise
         except TimeoutError:
             self._task.cancel()
             raise Unreachable(f"the server {self.name} did not answer in {CONNECT_SECONDS:g} s") from None
@@ -71,6 +88,8 @@ class Connection:
     async def _own(self, opened: asyncio.Future[Client], close: asyncio.Event) -> None:
         try:
             async with Client(self._target()) as client:
+                # The SDK would check results against a schema of the server's: with its patterns, on Python's engine.
+                client.session.validate_tool_result = _not_checked
                 if not opened.done():
                     opened.set_result(client)
                 await close.wait()
@@ -86,42 +105,54 @@ class Connection:
                 opened.cancel()
 
     async def list_tools(self) -> list[types.Tool]:
-        """All tools of the server, all pages of them."""
-        client = await self.client()
-        tools: list[types.Tool] = []
+        """All tools of the server, all pages of them. Raises `ToolFailed` for a list that passes a bound."""
+        tools = await self._list(await self.client())
+        if self._pins is None:
+            self._pins = pins(tools)
+        return tools
+
+    async def _list(self, client: Client) -> list[types.Tool]:
+        listing = Listing(self.name)
         cursor: str | None = None
         try:
-            while True:
-                page = await client.list_tools(cursor=cursor)
-                tools += page.tools
-                cursor = page.next_cursor
-                if cursor is None:
-                    return tools
-        except MCPError as error:
+            with anyio.fail_after(LIST_SECONDS):
+                while True:
+                    page = await client.list_tools(cursor=cursor)
+                    cursor = page.next_cursor
+                    listing.add(page.tools, cursor)
+                    if cursor is None:
+                        return listing.tools
+        except TimeoutError:
+            raise Timeout(f"the server {self.name} did not list its tools in {LIST_SECONDS:g} s") from None
+        except Exception as error:
             raise self._typed(error) from None
 
     async def call(self, tool: str, call: ToolCall) -> ToolResult:
         """Raises when no result came back; see `Tool.call`."""
         client = await self.client()
+        if tool in self._changed:
+            return ToolResult.error(
+                f"The server says something else about {tool} since this run began, so it was not called."
+            )
 
         async def tell(progress: float, total: float | None, message: str | None) -> None:
-            if call.on_progress is not None:
-                call.on_progress(progress, total, message)
+            if call.on_progress is not None and math.isfinite(progress):
+                known = total if total is not None and math.isfinite(total) else None
+                call.on_progress(progress, known, None if message is None else one_line(message, MAX_MESSAGE))
 
         meta: Any = {IDEMPOTENCY_KEY: call.key}
         try:
             result = await client.call_tool(
                 tool, call.arguments, read_timeout_seconds=call.timeout, progress_callback=tell, meta=meta
             )
-        except MCPError as error:
-            if error.code == types.INVALID_PARAMS:  # the server judged the call and did not make it
-                return ToolResult.error(error.message[:2000])
+        except Exception as error:
+            if isinstance(error, MCPError) and error.code == types.INVALID_PARAMS:
+                return ToolResult.error(error.message[:2000])  # the server judged the call and did not make it
             typed = self._typed(error)
             if isinstance(typed, Unreachable):
                 self._drop()
             raise typed from None
-        content = [_block(item) for item in result.content]
-        return ToolResult(content=content, structured=result.structured_content, is_error=bool(result.is_error))
+        return result_of(result)
 
     def _typed(self, error: BaseException) -> RetinueError:
         if (refusal := self._refusal()) is not None:
@@ -135,7 +166,9 @@ class Connection:
                 return Timeout(f"the server {self.name} did not answer in time")
             if error.code == types.CONNECTION_CLOSED:
                 return Unreachable(f"the connection to {self.name} was closed")
-            return ToolFailed(f"the server {self.name} failed: {error.message[:500]}")
+            return ToolFailed(f"the server {self.name} failed: {one_line(error.message, MAX_MESSAGE)}")
+        if isinstance(error, (ValueError, TypeError, RuntimeError)):  # no MCP, or a question nobody here can answer
+            return ToolFailed(f"the server {self.name} gave an answer that cannot be used ({type(error).__name__})")
         if isinstance(error, FileNotFoundError):
             return Unreachable(f"the server {self.name} cannot be started: {error.filename} is not found")
         if isinstance(error, PermissionError):
@@ -160,17 +193,5 @@ def _first(error: BaseException) -> BaseException:
     return error
 
 
-def _block(item: types.ContentBlock) -> Block:
-    """MCP content as a block that a model reads."""
-    match item:
-        case types.TextContent():
-            return {"type": "text", "text": item.text}
-        case types.ImageContent():
-            source = {"type": "base64", "media_type": item.mime_type, "data": item.data}
-            return {"type": "image", "source": source}
-        case types.EmbeddedResource() if isinstance(item.resource, types.TextResourceContents):
-            return {"type": "text", "text": item.resource.text}
-        case types.ResourceLink():
-            return {"type": "text", "text": f"[resource {item.uri}: {item.description or item.name}]"}
-        case _:
-            return {"type": "text", "text": f"[{item.type} content, which cannot be shown]"}
+async def _not_checked(name: str, result: types.CallToolResult) -> None:
+    """Stands in for the session's own check of structured results."""
