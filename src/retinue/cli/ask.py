@@ -13,12 +13,15 @@ import orjson
 from retinue.errors import AlreadyAnswered, AnswerRejected
 from retinue.text import one_line, visible
 
-from .display import choices, document_of, question_lines, show_question
+from .display import BAR, choices, document_of, question_lines, show_question, wrapped
 from .group import App
 from .terminal import NoEditor, Terminal
 
 if TYPE_CHECKING:
     from retinue.graphs.questions import Question
+
+DIFFERENCE = 60
+"""Lines of a difference that are shown."""
 
 POLL = 0.7
 """Seconds between looks whether somebody else has answered."""
@@ -113,7 +116,9 @@ class Asker:
         return None if line is None else line.strip()
 
     async def show_in_pager(self, question: Question) -> None:
-        await self._terminal.page("\n".join(line for _, line in question_lines(question, width=self._terminal.width)))
+        text = "\n".join(line for _, line in question_lines(question, width=self._terminal.width))
+        if not await self._terminal.page(text):
+            show_question(self._app, question, width=self._terminal.width)
 
     async def edit(self, text: str, suffix: str) -> str | None:
         """The edited text; None when nothing was changed."""
@@ -128,10 +133,14 @@ class Asker:
 
     def show_difference(self, before: str, after: str) -> None:
         out = self._app.out
-        lines = difflib.unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm="")
-        for line in [line for line in lines if not line.startswith(("---", "+++"))][:60]:
+        lines = list(difflib.unified_diff(before.splitlines(), after.splitlines(), n=1, lineterm=""))[2:]
+        for line in lines[:DIFFERENCE]:
             color = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1])
-            out.raw("  " + out.style(visible(line), fg=color) if color else f"  {visible(line)}")
+            for piece in wrapped(visible(line).expandtabs(4), max(self._terminal.width - 5, 20)):
+                out.raw("  " + out.style(BAR, dim=True) + out.style(piece, fg=color))
+        if len(lines) > DIFFERENCE:
+            out.raw(f"  {BAR}… and {len(lines) - DIFFERENCE} more lines")
+        out.raw("")
 
 
 @dataclass(slots=True)

@@ -52,7 +52,7 @@ class Carrier:
         try:
             while True:
                 outcome = await self._execute(execution)
-                if outcome is None:
+                if outcome.status == "stopped":
                     return self._stopped(await short_id(self._host.db, run))
                 if outcome.status != "waiting":
                     return await self.ended(await self._host.find(run))
@@ -143,57 +143,45 @@ class Carrier:
 
     # Executing
 
-    async def _execute(self, execution: Execution) -> Outcome | None:
-        """The outcome; None when it was stopped."""
-        view = self._view
+    async def _execute(self, execution: Execution) -> Outcome:
+        """Execute, and show what there is to show. A view that fails stops the run; it can be resumed."""
         work: asyncio.Task[Outcome] | None = None
         try:
-            view.begin(await self._host.find(execution.run))
+            self._view.begin(await self._host.find(execution.run))
             async for line in all_events(self._host.db, execution.run, after=self.after):
                 self._show(line)
             async with self._host.following(execution, after=self.after) as lines:
                 work = asyncio.create_task(self._host.execute(execution))
-                await asyncio.sleep(0)  # once it has begun it can be stopped
                 return await self._both(execution, work, asyncio.create_task(self._read(lines)))
         except BaseException as error:
-            if work is None:  # it was not begun: let go of the run, so that it can be resumed
-                work = asyncio.create_task(self._host.execute(execution))
-                await asyncio.sleep(0)
-                _stop(execution, work)
-                await asyncio.wait([work])
-                if isinstance(error, asyncio.CancelledError) and self._signals.stopping:
-                    _uncancel()
-                    return None
+            # Not begun, or not waited for: the run is let go of, so that it can be resumed.
+            execution.end("stop")
+            outcome = await (work or asyncio.create_task(self._host.execute(execution)))
+            if isinstance(error, asyncio.CancelledError) and self._signals.stopping:
+                _uncancel()
+                return outcome
             raise
         finally:
-            view.end()
+            self._view.end()
 
-    async def _both(
-        self, execution: Execution, work: asyncio.Task[Outcome], reader: asyncio.Task[None]
-    ) -> Outcome | None:
-        """Wait for the execution and for its last line. A view that fails stops the run; it can be resumed."""
+    async def _both(self, execution: Execution, work: asyncio.Task[Outcome], reader: asyncio.Task[None]) -> Outcome:
+        """Wait for the execution and for its last line."""
 
         def stop() -> None:
             self._view.stopping()
-            _stop(execution, work)
+            execution.end("stop")
 
-        try:
-            with self._signals.stops(stop):
-                await asyncio.wait([work, reader], return_when=asyncio.FIRST_COMPLETED)
-                if reader.done() and not work.done():
-                    if reader.exception() is not None:
-                        _stop(execution, work)
-                    await asyncio.wait([work])
-        finally:
-            if not work.done():  # the command itself was cancelled
-                _stop(execution, work)
-                await asyncio.wait([work])
-            if work.cancelled() or work.exception() is None:
-                await reader
-            else:
-                reader.cancel()
-                await asyncio.gather(reader, return_exceptions=True)
-        return None if work.cancelled() else work.result()
+        with self._signals.stops(stop), self._signals.restores(self._view.restore):
+            await asyncio.wait([work, reader], return_when=asyncio.FIRST_COMPLETED)
+            if reader.done() and reader.exception() is not None:
+                reader.result()
+            await asyncio.wait([work])
+        if work.exception() is not None:  # it ended without a last line
+            reader.cancel()
+            await asyncio.gather(reader, return_exceptions=True)
+        else:
+            await reader
+        return work.result()
 
     async def _read(self, lines: AsyncIterator[Line]) -> None:
         async for line in lines:
@@ -215,12 +203,6 @@ class Carrier:
     async def _closed(self, question: Question) -> bool:
         row = await self._host.db.read(lambda tx: tx.one("SELECT status FROM questions WHERE id = ?", (question.id,)))
         return row is None or row[0] != "open"
-
-
-def _stop(execution: Execution, work: asyncio.Task[Any]) -> None:
-    execution.end("stop")
-    if execution.task is None:
-        work.cancel()
 
 
 def _uncancel() -> None:

@@ -63,13 +63,13 @@ def _arguments(arguments: Mapping[str, Any], width: int | None) -> Iterator[tupl
 def _block(text: str, width: int | None) -> Iterator[tuple[str, str]]:
     shown = visible(text)
     for line in shown.split("\n"):
-        for piece in _wrapped(line.expandtabs(4), None if width is None else max(width - len(BAR) - 1, 20)):
+        for piece in wrapped(line.expandtabs(4), None if width is None else max(width - len(BAR) - 3, 20)):
             yield "text", BAR + piece
     if shown != text.replace("\r\n", "\n"):
         yield "warn", "It holds characters that a terminal does not show; they are written out, as \\x1b or \\u202e."
 
 
-def _wrapped(line: str, width: int | None) -> Iterator[str]:
+def wrapped(line: str, width: int | None) -> Iterator[str]:
     """Pieces that fit, broken at spaces where there are any, without losing a character but these."""
     if width is None or len(line) <= width // 2:
         yield line
@@ -194,6 +194,8 @@ def show_output(app: App, output: Any, summary: Any = None) -> None:
         text, summary = output_text(output), None
     if not text:
         return
+    if app.out.live:
+        app.out.note()  # between the live view and what came of it
     if summary is None or not app.out.rich:
         app.out.print(text.rstrip("\n"))
         return

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sys
 import time
 from collections.abc import Generator, Iterable
@@ -48,6 +49,8 @@ class LiveView:
         self._preparing = ""
         self._stopping = False
         self._ended = False
+        self._told = False
+        """Whether the person knows that no language model is used."""
 
     def begin(self, record: RunRecord) -> None:
         self._run = record.id
@@ -85,7 +88,12 @@ class LiveView:
         if live is not None:
             live.vertical_overflow = "visible"
             live.stop()
+        self._told = self._told or self._progress.language_model is False
         self._keys.close()
+
+    def restore(self) -> None:
+        self._keys.close()
+        os.write(2, b"\n\x1b[?25h")  # past Python's buffers: one of them may be in use right now
 
     # Drawing
 
@@ -100,12 +108,13 @@ class LiveView:
 
     def _head(self) -> list[Text]:
         title = Text.assemble((printable(self._workflow), "bold"), f"  {self._run[:6]}")
-        if self._progress.language_model is False:
+        if self._progress.language_model is False and not self._told:
             return [Text(NO_MODEL, "yellow"), title]
         return [title]
 
     def _foot(self) -> list[Text]:
-        rows = [Text(f"? {one_line(title, 200)}", "yellow") for title in self._progress.questions.values()][:5]
+        asked = [] if self._ended else list(self._progress.questions.values())[:5]  # what is left open is shown whole
+        rows = [Text(f"? {one_line(title, 200)}", "yellow") for title in asked]
         spent = self._progress.spent
         seconds = self._seconds_before + (0.0 if self._live is None else time.monotonic() - self._began)
         if self._live is None and self._progress.last is not None:

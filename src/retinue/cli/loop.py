@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Coroutine, Generator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -89,11 +88,8 @@ class Signals:
 
     def _leave(self) -> None:
         for restore in reversed(self._restore):
-            try:
+            with suppress(Exception):  # leaving is what counts
                 restore()
-            except Exception:  # noqa: S112  leaving is what counts
-                continue
-        sys.stderr.flush()
         os._exit(130)
 
 

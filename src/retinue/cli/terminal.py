@@ -111,15 +111,15 @@ class Terminal:
             except (OSError, UnicodeDecodeError):
                 return None
 
-    async def page(self, text: str) -> None:
-        """Show a long text in the person's pager. The text must be clean."""
+    async def page(self, text: str) -> bool:
+        """Show a long text in the person's pager; False where there is none. The text must be clean."""
         pager = shlex.split(os.environ.get("PAGER", "")) or ["less"]
         if shutil.which(pager[0]) is None:
-            return
+            return False
         with tempfile.TemporaryDirectory(prefix="retinue-") as folder:
             path = Path(folder) / "question.txt"
             path.write_text(text, encoding="utf-8")
-            await self._give_to([*pager, str(path)])
+            return await self._give_to([*pager, str(path)]) == 0
 
     async def _give_to(self, command: list[str]) -> int:
         """Run a program that has the terminal to itself; returns its exit code."""

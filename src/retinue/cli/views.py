@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +37,10 @@ class View(Protocol):
         """Leave the terminal as it was found."""
         ...
 
+    def restore(self) -> None:
+        """The same in a hurry, from a signal handler."""
+        ...
+
 
 class JsonView:
     """Every line, as it is."""
@@ -54,6 +59,8 @@ class JsonView:
 
     def end(self) -> None: ...
 
+    def restore(self) -> None: ...
+
 
 class PlainView:
     """What happens, line by line, on stderr."""
@@ -65,6 +72,10 @@ class PlainView:
     def begin(self, record: RunRecord) -> None: ...
 
     def line(self, line: Line) -> None:
+        if line["type"] == "run.resumed" and self._lately("model", period=math.inf):
+            line = {**line, "language_model": True}  # it was told already
+        if line["type"] == "run.started":
+            self._lately("model")
         if line["type"] == "tool.progress" and self._lately(f"{line['path']} {line['tool']}"):
             return
         if line["type"] not in ("run.done", "run.failed", "run.refused", "run.cancelled", "run.stopped") and (
@@ -76,9 +87,9 @@ class PlainView:
         if not self._lately("preparing"):
             self._out.note(text)
 
-    def _lately(self, what: str) -> bool:
+    def _lately(self, what: str, *, period: float = QUIET_SECONDS) -> bool:
         now = time.monotonic()
-        lately = now - self._told.get(what, -QUIET_SECONDS) < QUIET_SECONDS
+        lately = what in self._told and now - self._told[what] < period
         if not lately:
             self._told[what] = now
         return lately
@@ -87,6 +98,8 @@ class PlainView:
         self._out.note("Stopping. Once more leaves at once.")
 
     def end(self) -> None: ...
+
+    def restore(self) -> None: ...
 
 
 def view_for(app: App, progress: Progress, *, workflow: str) -> View:
