@@ -15,8 +15,10 @@ PRINCIPAL = "io.retinue/principal"
 def mcp_user(grant: AccessGrant, resource: str) -> AuthenticatedUser:
     """A user for ``scope["user"]``. It holds no token: a tool cannot pass on what it does not have.
 
-    Sessions and request states of the SDK are bound to client, issuer and subject, which are all here.
+    Sessions and request states of the SDK are bound to client, issuer and subject. It knows no tenants: where there is
+    one, the subject here names it too.
     """
+    principal = grant.principal
     return AuthenticatedUser(
         AccessToken(
             token="",
@@ -24,8 +26,8 @@ def mcp_user(grant: AccessGrant, resource: str) -> AuthenticatedUser:
             scopes=sorted(grant.scopes),
             expires_at=int(grant.expires_at),
             resource=resource,
-            subject=grant.principal.subject,
-            claims={"iss": grant.principal.issuer, PRINCIPAL: grant.principal.to_json()},
+            subject=principal.key if principal.tenant else principal.subject,
+            claims={"iss": principal.issuer, PRINCIPAL: principal.to_json()},
         )
     )
 

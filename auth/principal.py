@@ -19,8 +19,9 @@ class Principal:
 
     @property
     def key(self) -> str:
-        """``issuer|tenant|subject``: what ownership is compared by."""
-        return f"{self.issuer}|{self.tenant}|{self.subject}"
+        """``issuer|tenant|subject``: what ownership is compared by. A bar inside a part is written ``%7C``, so that no
+        two principals have the same key."""
+        return "|".join(_escaped(part) for part in (self.issuer, self.tenant, self.subject))
 
     @property
     def may_approve(self) -> bool:
@@ -45,3 +46,7 @@ class Principal:
             actors=tuple(data.get("actors", ())),
             scopes=frozenset(data.get("scopes", ())),
         )
+
+
+def _escaped(part: str) -> str:
+    return part.replace("%", "%25").replace("|", "%7C") if "%" in part or "|" in part else part

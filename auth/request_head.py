@@ -73,6 +73,8 @@ class Head:
     def check_body_headers(self, max_body: int) -> None:
         """Refuse, before anything is read, a body that is too large or not plain UTF-8 JSON. Raises `Malformed`."""
         if (length := self.one("content-length")) is not None:
+            if "transfer-encoding" in self.values:  # RFC 9112 §6.3: a proxy may have seen another request in it
+                raise Malformed("the body has two lengths (Content-Length and Transfer-Encoding)")
             if not length.isascii() or not length.isdigit():
                 raise Malformed("the Content-Length header is not a number")
             if len(length) > 18 or int(length) > max_body:

@@ -200,9 +200,10 @@ class TokenVerifier:
         if expires - issued > self._max_lifetime:
             raise ValueError("lives too long")
         subject, client_id, jti = (jose.text(claims, name) for name in ("sub", "client_id", "jti"))
-        scope, tenant = claims.get("scope", ""), claims.get("tenant", "")
-        if not isinstance(scope, str) or not isinstance(tenant, str):
-            raise ValueError("scope or tenant is not a string")
+        scope = claims.get("scope", "")
+        if not isinstance(scope, str):
+            raise ValueError("scope is not a string")
+        tenant = jose.text(claims, "tenant") if claims.get("tenant", "") != "" else ""
         scopes = parse_scope(scope)
         principal = Principal(
             issuer=self.issuer, subject=subject, tenant=tenant, actors=_actors(claims.get("act")), scopes=scopes

@@ -92,7 +92,7 @@ class Issuer:
             split(well_known(self.url, "openid-configuration")).path,
             f"{path}/.well-known/openid-configuration",
         ]
-        return Starlette(
+        app = Starlette(
             routes=[
                 *(Route(route, self._metadata, methods=["GET"]) for route in dict.fromkeys(metadata)),
                 Route(f"{path}/jwks", self._jwks, methods=["GET"]),
@@ -100,6 +100,8 @@ class Issuer:
                 Route(f"{path}/authorize", self._authorize, methods=["GET", "POST"]),
             ]
         )
+        app.router.redirect_slashes = False  # it would redirect to whatever Host a request names
+        return app
 
     def metadata(self) -> dict[str, Any]:
         """Authorization server metadata (RFC 8414 §2, RFC 9449 §5.1, RFC 9728 §4)."""
