@@ -10,7 +10,7 @@ Each server is an audience of its own: the token for one is refused by the other
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Final
 
@@ -19,18 +19,18 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from retinue.errors import ConfigError
 
 from ..auth import resource_metadata, urls
-from ..auth.guard import Decision, Guard, TokenKinds
-from ..auth.issuer import ClientRegistry, Issuer, Resource, TokenEvent
+from ..auth.guard import Guard, TokenKinds
+from ..auth.issuer import ClientRegistry, Issuer, Resource
 from ..auth.keys import SigningKeys
 from ..auth.nonces import Nonces
 from ..auth.replays import ReplayStore
 from ..auth.tokens import TokenVerifier
 from .kit import Endpoint, NoTracebacks, ToolServer
+from .tally import OnDecision, OnToken, Tally
+
+__all__ = ["ISSUER_PATH", "OnDecision", "OnToken", "Site"]
 
 ISSUER_PATH: Final = "/issuer"
-
-OnDecision = Callable[[Decision], Awaitable[None] | None]
-OnToken = Callable[[TokenEvent], Awaitable[None] | None]
 
 
 class Site:
@@ -53,7 +53,7 @@ class Site:
         self.nonces = Nonces()
         self._replays = replays
         self._tokens: TokenKinds = tokens
-        self._on_decision = on_decision
+        self._tally = Tally(on_decision, on_token)
         self._resources: dict[str, Resource] = {}
         self.issuer = Issuer(
             self.origin + ISSUER_PATH,
@@ -61,7 +61,7 @@ class Site:
             clients,
             self._resources,
             replays,
-            on_token,
+            self._tally.token,
             nonces=self.nonces,
             allowed_hosts=self._hosts,
         )
@@ -88,7 +88,7 @@ class Site:
                 allowed_hosts=self._hosts,
                 tokens=self._tokens,
                 nonces=self.nonces,
-                on_decision=self._on_decision,
+                on_decision=self._tally.decision,
             )
 
         endpoint = server.asgi(guard=guard, path=path)
