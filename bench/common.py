@@ -17,6 +17,12 @@ SCHEMA: dict[str, Any] = {
     "required": ["a", "b"],
 }
 TOOL: dict[str, Any] = {"name": "add", "description": "Add two integers.", "input_schema": SCHEMA}
+ASK: dict[str, Any] = {"type": "object", "properties": {"task": {"type": "string"}}, "required": ["task"]}
+APPROVE: dict[str, Any] = {
+    "name": "approve",
+    "description": "Ask the person.",
+    "input_schema": {"type": "object", "properties": {"q": {"type": "string"}}, "required": ["q"]},
+}
 
 Run = Callable[[], Awaitable[Any]]
 

@@ -1,7 +1,8 @@
-"""W1, W2 and W3 side by side: ``scripts/bench [--rounds N] [--only w2,w3]``.
+"""The workloads side by side: ``scripts/bench [--rounds N] [--only w2,w3]``. Without --only: w1, w2, w3.
 
-Each cell is a process of its own, the subjects take turns, and what counts is the ratio to the hand-written loop of the
-same run: absolute times depend on the machine and on what else it does.
+Each cell is a process of its own, the subjects take turns, and what counts is the ratio to the first subject of the
+same round (the hand-written loop where it can do the work, else LangGraph): absolute times depend on the machine and on
+what else it does.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any
 
 SUBJECTS = {
     "sdk": "hand-written loop, anthropic SDK",
-    "langgraph": "LangGraph raw, no saver",
+    "langgraph": "LangGraph raw",
     "memory": "Retinue, in memory",
     "sqlite": "Retinue, SQLite file",
 }
@@ -26,14 +27,25 @@ WORKLOADS = {
     "w1": "cold start: imported and ready for a first model call",
     "w2": "one agent, one tool, two model calls, no latency",
     "w3": "the same, 200 runs at once, 50 ms of latency a call",
+    "w4": "a supervisor and three specialists in parallel, eight model calls",
+    "w6": "one call that a person approves: paused and resumed, on SQLite",
+    "w7": "memory of a run that waits for a model",
+    "growth": "conversations of 10, 100 and 1000 turns on SQLite: a turn's CPU (ms) and bytes (kB)",
 }
+DEFAULT = ("w1", "w2", "w3")
+WITH_A_FILE = ("w6", "growth")
+"""Only who keeps state on disk can do these."""
+
+
+def subjects_of(workload: str) -> list[str]:
+    return ["langgraph", "sqlite"] if workload in WITH_A_FILE else list(SUBJECTS)
 
 
 def measure(rounds: int, only: list[str], port: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
     found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
     for round_ in range(rounds):
         for workload in only:
-            for subject in SUBJECTS:
+            for subject in subjects_of(workload):
                 with tempfile.TemporaryDirectory() as folder:
                     done = subprocess.run(
                         [sys.executable, "-m", "bench.worker", subject, workload, port, folder],
@@ -51,18 +63,19 @@ def measure(rounds: int, only: list[str], port: str) -> dict[tuple[str, str], li
 def table(found: dict[tuple[str, str], list[dict[str, Any]]], only: list[str]) -> str:
     lines: list[str] = []
     for workload in only:
-        base = found[workload, "sdk"]
-        metrics = [name for name in ("cpu_ms", "wall_ms", "runs_s", "rss_mb") if name in base[0]]
+        subjects = subjects_of(workload)
+        base = found[workload, subjects[0]]
+        metrics = [name for name in base[0] if name not in ("subject", "workload")]
         lines += ["", f"{workload.upper()}: {WORKLOADS[workload]}"]
-        lines.append(f"  {'':36}" + "".join(f"{name:>10}{'x':>7}" for name in metrics))
-        for subject, title in SUBJECTS.items():
-            cells = ""
+        lines.append(f"  {'':36}" + "".join(f"{name:>13}{'x':>7}" for name in metrics))
+        for subject in subjects:
+            title, cells = SUBJECTS[subject], ""
             for name in metrics:
                 best = max if name == "runs_s" else min
                 value = best(row[name] for row in found[workload, subject])
                 # The ratio of each round, then their median: both sides saw the same machine.
                 ratios = [r[name] / b[name] for r, b in zip(found[workload, subject], base, strict=True)]
-                cells += f"{value:10.3g}{statistics.median(ratios):7.2f}"
+                cells += f"{value:13.3g}{statistics.median(ratios):7.2f}"
             lines.append(f"  {title:36}{cells}")
     return "\n".join(lines)
 
@@ -70,9 +83,11 @@ def table(found: dict[tuple[str, str], list[dict[str, Any]]], only: list[str]) -
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", default=",".join(WORKLOADS))
+    parser.add_argument("--only", default=",".join(DEFAULT), help="comma-separated: " + ", ".join(WORKLOADS))
     options = parser.parse_args()
-    only = [name for name in options.only.split(",") if name in WORKLOADS]
+    only = options.only.split(",")
+    if unknown := sorted(set(only) - set(WORKLOADS)):
+        parser.error(f"there is no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
     server = subprocess.Popen([sys.executable, "-m", "bench.scripted_llm"], stdout=subprocess.PIPE, text=True)
     try:
         assert server.stdout is not None
@@ -80,7 +95,7 @@ def main() -> None:
     finally:
         server.terminate()
         server.wait()
-    print(f"Ratios (x) are to the hand-written loop of the same round; {os.cpu_count()} cores.")
+    print(f"Ratios (x) are to the first line of the same round; {os.cpu_count()} cores.")
     print(table(found, only))
 
 

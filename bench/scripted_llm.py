@@ -1,8 +1,9 @@
-"""A scripted Messages API on loopback, cheap enough to measure clients against: ``python -m bench.scripted_llm`` prints its port.
+"""A scripted Messages API on loopback, cheap enough to measure clients against. It prints its port.
 
 ``http://127.0.0.1:PORT/<latency_ms>/<tools>/<argkey>/v1/messages``. A request without a tool result is answered with
-<tools> calls of the tool whose name ends in ``add``; one whose system text holds ROLE-SUPERVISOR with one call of each
-``ask_…`` tool, with ``{<argkey>: "do it"}``. A request with a tool result is answered with "done 3".
+<tools> calls of the tool whose name ends in ``add`` (argkey ``ask``: one call of ``approve``); one whose system text
+holds ROLE-SUPERVISOR with one call of each ``ask_…`` tool, with ``{<argkey>: "do it"}``. A request with a tool result
+is answered with "done 3"; argkey ``turnsN`` asks for one call after the other until there are N results.
 """
 
 from __future__ import annotations
@@ -42,16 +43,21 @@ class Speaker(asyncio.Protocol):
 
 def answer(body: bytes, tools: int, key: str) -> bytes:
     """The whole HTTP response."""
-    if b'"tool_result"' in body:
+    wanted = int(key.removeprefix("turns")) if key.startswith("turns") else 1
+    if body.count(b'"tool_result"') >= wanted:
         content = [{"type": "text", "text": "done 3. The sum of one and two is three."}]
     elif b"ROLE-SUPERVISOR" in body:
         content = [_use(i, f"ask_{name}", {key: "do it"}) for i, name in enumerate(("alpha", "beta", "gamma"))]
+    elif key == "ask":
+        content = [_use(0, "approve", {"q": "ok?"})]
     else:
         name = re.findall(rb'"name": ?"(\w*add)"', body)[0].decode()
-        content = [_use(i, name, {"a": i + 1, "b": 2}) for i in range(tools)]
+        first = body.count(b'"tool_result"')  # no two calls of a conversation have the same id
+        content = [_use(first + i, name, {"a": i + 1, "b": 2}) for i in range(tools)]
     message = {
         "id": "msg_bench", "type": "message", "role": "assistant", "model": "claude-sonnet-5-5", "content": content,
-        "stop_reason": "end_turn" if content[0]["type"] == "text" else "tool_use", "stop_sequence": None, "usage": USAGE,
+        "stop_reason": "end_turn" if content[0]["type"] == "text" else "tool_use", "stop_sequence": None,
+        "usage": USAGE,
     }  # fmt: skip
     data = json.dumps(message).encode()
     head = f"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nrequest-id: req_bench\r\ncontent-length: {len(data)}"

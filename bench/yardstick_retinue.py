@@ -1,4 +1,4 @@
-"""Retinue as a subject of the bench and of the yardstick: the same work, journaled, leased, budgeted and checkpointed."""
+"""Retinue as a subject of the bench and the yardstick: the same work, journaled, leased, budgeted and checkpointed."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ SYSTEM = "You are a careful calculator. Use the tools to answer."
 SUPERVISOR = "ROLE-SUPERVISOR. Ask every specialist, then join the answers."
 SPECIALIST = "You are a specialist. Use the tools to answer."
 PROMPT = "What is 1 + 2?"
-WHO = Principal(issuer="urn:bench", subject="bench")
+WHO = Principal(issuer="urn:bench", subject="bench", scopes=frozenset({"runs:approve"}))
 
 
 class Ask(BaseModel):
@@ -165,3 +165,50 @@ async def build_mcp(url: str, mcp_url: str, stack: AsyncExitStack, persistent: b
             await hub.close()
 
     return run_once
+
+
+async def build_paused(url: str, path: str, stack: AsyncExitStack) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """(pause, resume): one call that a person approves, on a database file."""
+    from retinue.graphs import questions, records
+
+    async def approve(q: str) -> str:
+        """Ask the person."""
+        return "yes"
+
+    model = _model(url + "/1/ask")
+    flow = workflow("paused", _agent("calculator", SYSTEM, model, [FunctionToolset(approve, effect="unsafe")]))
+    equipment = await _equip(flow, model)
+    runs = Runs(await SQLiteDatabase.open(path))
+    stack.push_async_callback(runs.db.close)
+    stack.push_async_callback(runs.close)
+    ids: dict[str, str] = {}
+
+    async def pause(name: str) -> None:
+        execution = await runs.start(flow, {"prompt": PROMPT}, principal=WHO, equipment=equipment)
+        ids[name] = execution.run
+        assert (await runs.execute(execution)).status == "waiting"
+
+    async def resume(name: str) -> str:
+        run = ids.pop(name)
+        (question,) = await questions.inbox(runs.db, run=run)
+        await runs.answer(question.id, {"decision": "approve"}, principal=WHO, channel="api")
+        record = await records.find(runs.db, run)
+        return (await runs.execute(await runs.resume(record, flow, equipment))).output["text"]
+
+    return pause, resume
+
+
+async def build_turns(url: str, turns: int, path: str, stack: AsyncExitStack) -> Callable[[], Any]:
+    """A conversation of that many turns, each a tool call, on a database file."""
+    model = _model(f"{url}/1/turns{turns}")
+    agent = Agent(
+        "calculator", prompt=SYSTEM, model=model, tools=[FunctionToolset(add, effect="read_only")],
+        max_tokens=1024, max_turns=turns + 2,
+    )  # fmt: skip
+    flow = workflow("turns", agent)
+    equipment = await _equip(flow, model)
+    bench = Bench(path)
+    runs = await bench.runs()
+    stack.push_async_callback(runs.db.close)
+    stack.push_async_callback(runs.close)
+    return lambda: bench.run(flow, equipment, PROMPT)
