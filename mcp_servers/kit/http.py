@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import logging
 import signal
 import socket
 import sys
@@ -15,11 +16,12 @@ import threading
 from collections.abc import AsyncGenerator, Callable, Generator, Sequence
 from dataclasses import dataclass
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 import anyio
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from retinue.errors import ConfigError
 
@@ -33,6 +35,12 @@ GRACE: Final = 3.0
 KEEP_ALIVE: Final = 75
 """Seconds that an idle connection stays open. Clients of ours close theirs sooner, so that a request never meets a
 connection that the server is closing."""
+
+HEAD_TIMEOUT: Final = 30.0
+"""Seconds that a client has to send the head of a request, from its first byte or from connecting."""
+
+_log = logging.getLogger("retinue.mcp_servers.http")
+_log.setLevel(logging.ERROR)  # what strangers send that is no HTTP is answered, and not written down line by line
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +80,46 @@ def origin_of(sock: socket.socket, *, host: str | None = None, tls: bool = False
     return f"{'https' if tls else 'http'}://{f'[{name}]' if ':' in name else name}:{address[1]}"
 
 
+class _Connection(H11Protocol):
+    """uvicorn's, with a limit on how long a head may take, and without a line in the log for each stranger."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.logger = _log
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+
+    def data_received(self, data: bytes) -> None:
+        if self._timer is None and not self._busy:
+            self._timer = self.loop.call_later(HEAD_TIMEOUT, self._too_slow)
+        super().data_received(data)
+        if self._busy:
+            self._stop_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    @property
+    def _busy(self) -> bool:
+        """Whether a request is being answered: from then on its body has a limit of its own, the guard's."""
+        cycle: Any = self.cycle
+        return cycle is not None and not cycle.response_complete
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if not self._busy:
+            self.transport.abort()
+
+
 class HttpServer(uvicorn.Server):
     """uvicorn on a socket that is bound already; `stop` ends it."""
 
@@ -79,7 +127,7 @@ class HttpServer(uvicorn.Server):
         super().__init__(
             uvicorn.Config(
                 app,
-                http="h11",
+                http=_Connection,
                 ws="none",
                 lifespan="off",
                 log_config=None,
