@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 from retinue.agents.agent import Agent
 from retinue.agents.policy import Policy
@@ -19,9 +19,11 @@ from retinue.auth.principal import Principal
 from retinue.config import ServerSettings, Settings
 from retinue.errors import ConfigError, Unreachable
 from retinue.mcp_servers.catalog import CATALOG, built_in
-from retinue.system import ensure_private_dir
+from retinue.system import check_private, ensure_private_dir, private_file
 
 if TYPE_CHECKING:
+    import httpx2
+
     from retinue.auth.guard import Decision
     from retinue.auth.issuer import TokenEvent
     from retinue.mcp_servers.builtin import BuiltIn
@@ -29,6 +31,9 @@ if TYPE_CHECKING:
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "SYSTEMROOT", "USERPROFILE", "APPDATA")
 """All that a configured command inherits of our environment, unless ``pass_env`` names more: keys stay here."""
+
+MAX_LOG = 5_000_000
+"""Bytes of a command's log before the next start moves it aside, in place of the one that was moved before."""
 
 OnProgress = Callable[[Any], None]
 Record = Callable[[str, Mapping[str, Any]], Awaitable[None]]
@@ -58,7 +63,7 @@ class Servers:
         self._owner: asyncio.Task[None] | None = None
         self._stop = asyncio.Event()
         self._up: BuiltIn | None = None
-        self._oauth: Any = None
+        self._closers: list[Callable[[], Awaitable[None]]] = []
         self.hub = Hub(self._find)
 
     # Built-in servers
@@ -116,7 +121,10 @@ class Servers:
     def _make(self, name: str) -> ToolServer:
         if name not in self._made:
             if name == "knowledge":
-                made = built_in(name, library=self._library, on_progress=self._on_progress)
+                from retinue.mcp_servers.knowledge import default_index
+
+                index = default_index(self._library) if self._library else None
+                made = built_in(name, library=self._library, index=index, on_progress=self._on_progress)
             elif name == "workspace":
                 made = built_in(name, root=self._workspace)
             else:
@@ -161,21 +169,31 @@ class Servers:
             timeout=configured.timeout,
         )
 
-    async def _client_for(self, url: str) -> Any:
+    async def _client_for(self, url: str) -> httpx2.AsyncClient:
         """An HTTP client that proves itself with the local user's key to whatever issuer the server names."""
         import httpx2
 
+        from retinue.agents.tools.bounded import PLAIN, bounded
         from retinue.auth.client import DPoPAuth, OAuthClient
         from retinue.mcp_servers.standalone import local_credentials
 
         oauth = OAuthClient(local_credentials(self._settings.state, url))
-        return httpx2.AsyncClient(auth=DPoPAuth(oauth, url), timeout=httpx2.Timeout(30.0, read=300.0))
+        client = httpx2.AsyncClient(
+            auth=DPoPAuth(oauth, url),
+            timeout=httpx2.Timeout(30.0, read=300.0),
+            headers=PLAIN,
+            event_hooks={"response": [bounded]},
+        )
+        self._closers += [client.aclose, oauth.aclose]
+        return client
 
     async def close(self) -> None:
         await self.hub.close()
         if self._owner is not None:
             self._stop.set()
             await asyncio.gather(self._owner, return_exceptions=True)
+        for close in self._closers:
+            await close()
 
 
 class _Offered:
@@ -220,7 +238,17 @@ async def _command(server: ServerSettings, log: Path) -> AsyncGenerator[Any]:
     parameters = StdioServerParameters(
         command=server.command, args=list(server.args), env=env, cwd=None if server.cwd is None else str(server.cwd)
     )
-    ensure_private_dir(log.parent)
-    with log.open("a", encoding="utf-8") as errors:
+    with _private_log(log) as errors:
         async with stdio_client(parameters, errlog=errors) as streams:
             yield streams
+
+
+def _private_log(path: Path) -> TextIO:
+    """For what a command says about itself, which may be anything: for nobody else to read."""
+    ensure_private_dir(path.parent)
+    if not private_file(path):
+        check_private(path)
+        if path.stat().st_size > MAX_LOG:
+            os.replace(path, path.with_suffix(".log.1"))
+            private_file(path)
+    return path.open("a", encoding="utf-8")
