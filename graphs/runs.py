@@ -13,7 +13,7 @@ import anyio
 
 from retinue import audit, telemetry
 from retinue.database.base import Database, Transaction
-from retinue.errors import ConfigError, LeaseLost, RunBusy, RunCancelled, RunError, WorkflowChanged
+from retinue.errors import ConfigError, LeaseLost, RunBusy, RunCancelled, RunError, RunNotFound, WorkflowChanged
 
 from ..agents.budget import Budget
 from ..agents.equipment import Equipment
@@ -215,11 +215,13 @@ class Runs:
     async def cancel(self, record: RunRecord, *, principal: Principal) -> bool:
         """Ask for the end of a run. True: it has ended; False: its process has been asked to end it.
 
-        Raises `RunError` for a run that is over.
+        Raises `RunError` for a run that is over, `RunNotFound` for somebody else's.
         """
 
         def work(tx: Transaction) -> bool:
             fresh = records.get(tx, record.id)
+            if fresh.principal.key != principal.key:
+                raise RunNotFound(f"there is no run {record.id}")
             if fresh.status in TERMINAL:
                 raise RunError(f"run {record.id[:8]} is already {fresh.status}", hint="There is nothing to cancel.")
             try:

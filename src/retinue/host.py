@@ -25,7 +25,7 @@ from retinue.agents.models.prices import read_prices
 from retinue.auth.principal import Principal
 from retinue.config import Settings, load_settings, load_workflow
 from retinue.database.sqlite import SQLiteDatabase
-from retinue.errors import ConfigError
+from retinue.errors import ConfigError, RunNotFound
 from retinue.graphs import records
 from retinue.graphs.drive import Outcome
 from retinue.graphs.events import Line
@@ -115,7 +115,12 @@ class Host:
         )
 
     async def resume(self, record: RunRecord) -> Execution:
-        """Take the lease of a run that waits, was stopped or lost its process; see `Runs.resume`."""
+        """Take the lease of a run that waits, was stopped or lost its process; see `Runs.resume`.
+
+        Raises `RunNotFound` for somebody else's run too.
+        """
+        if record.principal.key != self.principal.key:
+            raise RunNotFound(f"there is no run {record.id}")
         options = RunOptions.from_json(record.settings)
         workflow = self.workflow(options.target or record.workflow)
         return await self.runs.resume(record, workflow, await self.equip(workflow, options))
