@@ -20,6 +20,7 @@ import anthropic
 import httpx2
 import orjson
 
+from retinue.config import mask_url
 from retinue.errors import ModelError, SignInNeeded, Timeout
 
 from . import prices
@@ -119,7 +120,8 @@ class ClaudeModel:
         self._own_line: _Line | None = None
 
     def __repr__(self) -> str:
-        return f"ClaudeModel({self._name!r}, base_url={self._base_url!r})"
+        base_url = None if self._base_url is None else mask_url(self._base_url)
+        return f"ClaudeModel({self._name!r}, base_url={base_url!r})"
 
     @property
     def name(self) -> str:
@@ -287,9 +289,11 @@ class ClaudeModel:
             raise _unusable(error) from error
         return _Line(sdk, client, anonymous=anonymous)
 
-    @property
-    def _secrets(self) -> tuple[str, ...]:
-        return tuple(secret for secret in (self._key, self._token) if secret)
+    def _secrets(self, response: httpx2.Response) -> tuple[str, ...]:
+        """What was sent to be let in, whoever found it: a service may quote it when it says no."""
+        sent = [response.request.headers.get(name, "") for name in ("x-api-key", "authorization")]
+        given = [self._key, self._token, httpx2.URL(self._base_url or "").password]
+        return tuple(filter(None, [*given, *sent, *(value.partition(" ")[2] for value in sent)]))
 
     def _refused(self, response: httpx2.Response, body: bytes) -> Fault:
         headers = response.headers
@@ -307,7 +311,7 @@ class ClaudeModel:
             headers=headers,
             model=self._name,
             asked=retry_after(headers),
-            secrets=self._secrets,
+            secrets=self._secrets(response),
         )
 
     def _failed(self, response: httpx2.Response, error: Any, assembler: Assembler) -> Fault:
@@ -318,7 +322,7 @@ class ClaudeModel:
             {"error": error},
             headers={"request-id": response.headers.get("request-id", "")},
             model=self._name,
-            secrets=self._secrets,
+            secrets=self._secrets(response),
             usage=assembler.usage,
         )
 

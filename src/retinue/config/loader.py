@@ -32,7 +32,10 @@ from .sources import (
 
 MASK = "***"
 _HINT = "`retinue config validate` checks it again."
-_SECRET_WORD = re.compile(r"token|secret|password|passwd|api[-_]?key|credential", re.IGNORECASE)
+_WORDS = r"(?:token|secret|password|passwd|api[-_]?key|credential|signature)"
+_SECRET_WORD = re.compile(_WORDS, re.IGNORECASE)
+_NAMED_SECRET = re.compile(rf"([\w.%-]*{_WORDS}[\w.%-]*=)[^&;#\s]+", re.IGNORECASE)
+_USER_INFORMATION = re.compile(r"(?<=://)([^/?#\s]*)@")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -234,8 +237,13 @@ def _masked(key: Key, value: Any) -> Any:
 
 
 def mask_url(text: str) -> str:
-    """A URL without its password."""
-    return re.sub(r"(?<=://)([^/@:\s]*):[^/@\s]+@", rf"\1:{MASK}@", text)
+    """A URL, or a string of ``name=value`` pairs, without its passwords: user information and values named so."""
+    return _NAMED_SECRET.sub(rf"\1{MASK}", _USER_INFORMATION.sub(_masked_user, text))
+
+
+def _masked_user(match: re.Match[str]) -> str:
+    name, colon, _ = match[1].partition(":")
+    return f"{name}:{MASK}@" if colon else f"{MASK}@"
 
 
 def _masked_arguments(arguments: list[str]) -> list[str]:
