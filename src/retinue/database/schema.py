@@ -5,18 +5,16 @@ from __future__ import annotations
 import sqlite3
 import time
 from collections.abc import Iterator
-from importlib.resources import files
 
+from retinue.database.migrations import numbered
 from retinue.errors import DatabaseCorrupt, DatabaseError, SchemaTooNew
 
 APPLICATION_ID = 0x52544E55  # "RTNU", in the file's header
 
 
 def migrations() -> list[tuple[int, str]]:
-    """Every migration, as (number, SQL), in order."""
-    folder = files("retinue.database") / "migrations"
-    found = [(int(f.name[:4]), f.read_text(encoding="utf-8")) for f in folder.iterdir() if f.name.endswith(".sql")]
-    return sorted(found)
+    """SQLite's migrations, in order."""
+    return numbered("sqlite")
 
 
 def statements(script: str) -> Iterator[str]:

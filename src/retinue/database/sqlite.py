@@ -7,18 +7,19 @@ a write with ``flush`` is made with ``FULL`` and survives a power failure. ``:me
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sqlite3
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, NamedTuple, TypeVar, cast
+from typing import Any, TypeVar, cast
 
-from retinue.database.base import Row, Transaction
+from retinue.database.base import Health, Row, Transaction
 from retinue.database.errors import from_os, translate
+from retinue.database.jobs import Calls, Job, announce, deliver
+from retinue.database.migrations import newest
 from retinue.database.schema import check_is_ours, enter_wal, migrate
 from retinue.errors import DatabaseError, DatabaseReadOnly
 from retinue.system import (
@@ -36,7 +37,8 @@ T = TypeVar("T")
 BUSY_TIMEOUT = 30.0
 """Seconds that a write waits for another process's write."""
 
-_log = logging.getLogger("retinue.database")
+POLL = 0.2
+"""Seconds between looks whether another process has written."""
 
 
 class SQLiteTransaction:
@@ -55,44 +57,20 @@ class SQLiteTransaction:
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         self._connection.executemany(sql, rows)
 
-    def one(self, sql: str, params: Sequence[Any] = ()) -> Row | None:
+    def one(self, sql: str, params: Sequence[Any] = (), *, lock: bool = False) -> Row | None:
         return self._connection.execute(sql, params).fetchone()
 
     def all(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
         return self._connection.execute(sql, params).fetchall()
 
+    def lock(self, name: str) -> None:
+        """Nothing to do: whoever writes is the only one."""
+
+    def changed(self, run: str) -> None:
+        """Nothing to do: followers see that the file has changed."""
+
     def after_commit(self, call: Callable[[], None]) -> None:
         self.calls.append(call)
-
-
-Calls = list[Callable[[], None]]
-
-
-class _Job(NamedTuple):
-    work: Callable[[Transaction], Any]
-    flush: bool
-    loop: asyncio.AbstractEventLoop
-    future: asyncio.Future[Any]
-
-
-def _announce(calls: Calls) -> None:
-    """Make the calls that waited for a commit. One that fails takes neither the others nor the writer along."""
-    for call in calls:
-        try:
-            call()
-        except Exception:
-            _log.exception("a call after a commit failed; the commit stands")
-
-
-def _settle(future: asyncio.Future[Any], value: Any, calls: Calls, error: BaseException | None) -> None:
-    _announce(calls)
-    if future.done():
-        if error is not None:
-            _log.warning("a unit of work failed after its caller had gone: %s", type(error).__name__)
-    elif error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
 
 
 class _Worker:
@@ -100,14 +78,14 @@ class _Worker:
 
     def __init__(self, run: Callable[[Callable[[Transaction], Any], bool], tuple[Any, Calls]], name: str) -> None:
         self._run = run
-        self._jobs: SimpleQueue[_Job | None] = SimpleQueue()
+        self._jobs: SimpleQueue[Job | None] = SimpleQueue()
         self._thread = threading.Thread(target=self._loop, name=name, daemon=True)
         self._thread.start()
 
     async def do(self, work: Callable[[Transaction], T], flush: bool) -> T:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        self._jobs.put(_Job(work, flush, loop, future))
+        self._jobs.put(Job(work, flush, loop, future))
         # The job goes on when its caller is cancelled: half of a fact is worse than a fact nobody waits for.
         return cast(T, await future)
 
@@ -123,17 +101,10 @@ class _Worker:
             error: BaseException | None = None
             try:
                 value, calls = self._run(job.work, job.flush)
-            except StopIteration as caught:  # a future cannot hold one
-                error = RuntimeError("a unit of work raised StopIteration")
-                error.__cause__ = caught
             except BaseException as caught:
                 error = caught
-            try:
-                job.loop.call_soon_threadsafe(_settle, job.future, value, calls, error)
-            except RuntimeError:  # the loop was closed under a write in flight; the write itself stands
-                continue
-            finally:
-                del job, value, calls, error
+            deliver(job, value, calls, error)
+            del job, value, calls, error
 
 
 class SQLiteDatabase:
@@ -228,7 +199,7 @@ class SQLiteDatabase:
         if not self._inline:
             return await self._write_worker.do(work, flush)
         value, calls = self._run_write(work, flush)
-        _announce(calls)
+        announce(calls)
         return value
 
     async def read(self, work: Callable[[Transaction], T]) -> T:
@@ -285,6 +256,26 @@ class SQLiteDatabase:
                     connection.execute("ROLLBACK")
         except sqlite3.Error as error:
             raise translate(error, self._path) from error
+
+    async def changes(self, run: str) -> AsyncGenerator[None]:
+        """See `Database.changes`. A look costs a read of the file's header."""
+        seen: Row | None = None
+        while True:
+            found = await self.read(lambda tx: tx.one("PRAGMA data_version"))
+            if found != seen or self._inline:  # in memory, only this connection writes, and it never sees itself
+                seen = found
+                yield
+            await asyncio.sleep(POLL)
+
+    async def check(self) -> Health:
+        (said,) = await self.read(lambda tx: tx.one("PRAGMA quick_check(1)")) or ("nothing",)
+        (schema,) = await self.read(lambda tx: tx.one("PRAGMA user_version")) or (0,)
+        return Health(
+            server=f"SQLite {sqlite3.sqlite_version}",
+            schema=schema,
+            newest=newest("sqlite"),
+            problem="" if said == "ok" else said,
+        )
 
     async def close(self) -> None:
         """Finish the writes in the queue, then let go of the file. Closing twice is harmless."""
