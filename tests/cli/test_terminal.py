@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,7 +19,7 @@ MENU = "[l]ater: "
 
 
 @contextmanager
-def asked(retinue: Shell, *args: str) -> Iterator[Terminal]:
+def asked(retinue: Shell, *args: str) -> Generator[Terminal]:
     with retinue.warm.terminal(retinue.folder, *args) as terminal:
         yield terminal
 

@@ -55,12 +55,16 @@ def _of_one_agent(name: str, agent: Agent, state: type[BaseModel] = Letter, **op
     return Workflow(name, graph, **options)
 
 
+def done(output: dict[str, str]) -> str:
+    return f"**Done:** {output['reply']}"
+
+
 mail = FunctionToolset(send, effect="unsafe", name="mail")
 letter = _of_one_agent(
     "letter",
     Agent("clerk", prompt="Send the letter.", function=clerk, tools=[mail]),
     description="Writes a letter and asks before it is sent.",
-    summary=lambda output: f"**Done:** {output['reply']}",
+    summary=done,
 )
 
 

@@ -6,6 +6,7 @@ Exit codes: 0 done · 1 the run failed · 2 usage · 3 sign-in needed · 4 unrea
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import NoReturn
 
@@ -71,4 +72,6 @@ def main() -> NoReturn:
     """The program ``retinue``."""
     from .errors import execute, leave
 
+    if "_RETINUE_COMPLETE" in os.environ:  # the shell asks what could come next
+        cli.main(prog_name="retinue")
     leave(execute(cli, sys.argv[1:], App()))

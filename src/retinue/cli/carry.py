@@ -130,6 +130,8 @@ class Carrier:
         if record.status == "done":
             if not self._app.out.json:
                 workflow = self._host.workflow(record.settings.get("target") or record.workflow)
+                if self._app.out.live:
+                    self._app.out.note()  # between the live view and what came of it
                 show_output(self._app, record.output, workflow.summary)
             return 0
         if record.error is not None and not self._app.out.json:

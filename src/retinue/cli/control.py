@@ -9,7 +9,7 @@ import click
 
 from retinue.errors import RetinueError
 
-from . import loop
+from . import complete, loop
 from .group import App, Command, app, json_option
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @click.command("resume", cls=Command)
-@click.argument("run")
+@click.argument("run", shell_complete=complete.run)
 @json_option("Print the events as JSON lines.")
 def resume_command(run: str) -> int:
     """Go on with RUN, which was stopped, waits, or lost its process.
@@ -60,7 +60,7 @@ async def _found(here: App, run: str) -> RunRecord:
 
 
 @click.command("cancel", cls=Command)
-@click.argument("run")
+@click.argument("run", shell_complete=complete.run)
 @json_option()
 def cancel_command(run: str) -> int:
     """End RUN for good. Its open questions are withdrawn; what it has done stays done."""
@@ -86,7 +86,7 @@ async def _cancel(here: App, run: str) -> int:
 
 
 @click.command("recover", cls=Command)
-@click.argument("run", required=False)
+@click.argument("run", required=False, shell_complete=complete.run)
 @json_option("Print the events as JSON lines.")
 def recover_command(run: str | None) -> int:
     """Take over runs whose process is gone (all of them, or RUN) and go on with them here, one after the other."""

@@ -170,6 +170,24 @@ def _now() -> float:
     return time.time()
 
 
+def answer_text(question: Question) -> str:
+    """What was answered, in words."""
+    match question.kind, question.answer:
+        case _, None:
+            return ""
+        case "approval", {"decision": "reject", **rest}:
+            return f"rejected: {rest.get('reason', 'no reason given')}"
+        case "approval", {"decision": decision}:
+            return {"approve": "approved", "edit": "approved with changes"}.get(decision, str(decision))
+        case "in_doubt", {"happened": happened, **rest}:
+            said = f": {rest['result']}" if "result" in rest else ""
+            return f"it happened{said}" if happened else "it did not happen"
+        case _, str(text):
+            return text
+        case _, value:
+            return _json(value)
+
+
 def output_text(output: Any, summary: Any = None) -> str:
     """A run's output for people: the workflow's own summary, else JSON."""
     if output is None:
@@ -194,8 +212,6 @@ def show_output(app: App, output: Any, summary: Any = None) -> None:
         text, summary = output_text(output), None
     if not text:
         return
-    if app.out.live:
-        app.out.note()  # between the live view and what came of it
     if summary is None or not app.out.rich:
         app.out.print(text.rstrip("\n"))
         return

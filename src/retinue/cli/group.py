@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
@@ -156,14 +156,3 @@ class GlobalGroup(Group):
         for section, commands in self.sections.items():
             with formatter.section(section):
                 formatter.write_dl(list(commands.items()))
-
-    def main(self, args: Sequence[str] | None = None, *_: Any, **more: Any) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]  # the overloads of click's
-        """What click's test runner and its completion call."""
-        import os
-        import sys
-
-        if os.environ.get("_RETINUE_COMPLETE"):
-            return super().main(args, prog_name="retinue", **more)
-        from .errors import execute
-
-        sys.exit(execute(self, list(sys.argv[1:] if args is None else args), App()))

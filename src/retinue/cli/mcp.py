@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import secrets
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from retinue.errors import NotAllowed, PolicyDenied, UsageError
 from retinue.text import one_line, printable, visible
 
 from . import loop
+from .errors import INTERRUPTED
 from .group import App, Group, app, json_option
 from .inputs import put, split
 from .output import is_terminal
@@ -89,7 +91,7 @@ def serve_command(
     if http is None:
         if is_terminal(sys.stdin):
             here.out.note(f"{name} speaks MCP on stdin and stdout: start it from a client. Ctrl-C ends it.")
-        asyncio.run(server.run_stdio())
+        loop.run(lambda signals: _serve_stdio(server, signals))
         return
     host, port = address(http)
     asyncio.run(_serve_http(here, server, host, port, external_url, tls))
@@ -105,6 +107,12 @@ def _built_in(here: App, name: str, library: Sequence[str], workspace: str | Non
     if "root" in takes:
         settings["root"] = _workspace(here, workspace)
     return built_in(name, **settings)
+
+
+async def _serve_stdio(server: ToolServer, signals: loop.Signals) -> None:
+    # A thread sits in a read of stdin, which nothing can break off; what the servers write is whole at any moment.
+    with signals.stops(lambda: os._exit(INTERRUPTED)):
+        await server.run_stdio()
 
 
 async def _serve_http(
@@ -317,6 +325,7 @@ async def _confirm(here: App, terminal: Any, tool: str, arguments: Mapping[str, 
     here.out.print(f"{tool} may change something for good:")
     for name, value in arguments.items():
         here.out.raw(f"  {visible(name)}: {visible(value if isinstance(value, str) else orjson.dumps(value).decode())}")
+    terminal.forget_typed()
     said = await terminal.read_line("Call it? [y/N] ")
     if said is None or said.strip().lower() not in ("y", "yes"):
         raise click.Abort

@@ -11,7 +11,7 @@ import click
 from retinue.errors import AnswerRejected, QuestionNotFound, RetinueError, UsageError
 from retinue.text import one_line
 
-from . import loop
+from . import complete, loop
 from .group import App, Command, app, json_option
 from .inputs import read_text
 
@@ -64,7 +64,7 @@ Examples:
   retinue answer 7f3a12 --happened --result "sent"
 """,
 )
-@click.argument("run")
+@click.argument("run", shell_complete=complete.run)
 @click.argument("question", required=False)
 @click.option("--approve", is_flag=True, help="Approve the call as it is.")
 @click.option("--reject", metavar="WHY", help="Refuse the call; the agent is told why.")

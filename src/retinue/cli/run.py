@@ -10,7 +10,7 @@ import click
 
 from retinue.errors import InvalidInput, UsageError
 
-from . import loop
+from . import complete, loop
 from .group import Command, app, json_option
 from .inputs import put, read_document, split
 
@@ -31,7 +31,7 @@ Examples:
   retinue run brief "…" --json | tail -1
 """,
 )
-@click.argument("name")
+@click.argument("name", shell_complete=complete.workflow)
 @click.argument("input", required=False)
 @click.option("--set", "sets", multiple=True, metavar="FIELD=VALUE", help="Set a field of the input. Repeatable.")
 @click.option("--input", "file", metavar="FILE", help="Read the input from a JSON or TOML file; - is stdin, JSON.")

@@ -9,6 +9,7 @@ import click
 
 from retinue.text import one_line
 
+from . import complete
 from .group import App, Group, app, json_option
 from .inputs import seconds
 
@@ -90,7 +91,7 @@ def standing(db: Database, record: RunRecord) -> tuple[str, str]:
 
 
 @runs_command.command("show")
-@click.argument("run")
+@click.argument("run", shell_complete=complete.run)
 @json_option()
 def show_command(run: str) -> None:
     """Show RUN: how it stands, what it was given, gave and spent, and what it asked."""
@@ -101,6 +102,7 @@ async def _show(here: App, run: str) -> None:
     from retinue.graphs import questions
     from retinue.graphs.follow import all_events
 
+    from .display import answer_text
     from .progress import Spending
     from .reading import find, reading
 
@@ -121,8 +123,8 @@ async def _show(here: App, run: str) -> None:
     _print_run(here, record, status, todo)
     _print_spending(here, agents)
     for question in asked:
-        answer = "" if question.answer is None else f": {one_line(str(question.answer), 80)}"
-        here.out.print(f"  {question.status:9} {one_line(question.title, 90)}{answer}")
+        answer = one_line(answer_text(question), 100)
+        here.out.print(f"  {question.status}  {one_line(question.title, 90)}{': ' if answer else ''}{answer}")
     if record.output is not None:
         from .display import show_output
 
@@ -167,7 +169,7 @@ def _print_spending(here: App, agents: Any) -> None:
 
 
 @runs_command.command("events")
-@click.argument("run")
+@click.argument("run", shell_complete=complete.run)
 @click.option("--after", default=0, metavar="N", help="Only events with a higher number.")
 @click.option("--follow", is_flag=True, help="Go on until the run waits or is over.")
 @json_option("Print the events as JSON lines.")

@@ -5,16 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import click
-from click.shell_completion import CompletionItem
 
 from retinue.errors import WorkflowNotFound
 from retinue.text import one_line
 
+from . import complete
 from .group import App, Command, app, json_option
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from retinue.config import WorkflowEntry
 
 
@@ -37,7 +35,7 @@ def workflows_command() -> None:
             here.out.raw(f"{name}  {here.out.style(workflow['error'], fg='red')}")
         else:
             usage = f' "{workflow["main_field"].upper()}"' if workflow["main_field"] else ""
-            here.out.raw(f"{name}{usage}  {here.out.style(one_line(workflow['description'], 200))}")
+            here.out.raw(f"{name}{usage}  {here.out.style(one_line(workflow['description'], 200))}".rstrip())
         here.out.raw(here.out.style(f"    {workflow['target']}, from {workflow['origin']}", dim=True))
 
 
@@ -57,20 +55,8 @@ def _described(here: App, entry: WorkflowEntry) -> dict[str, Any]:
     }
 
 
-def complete_workflow(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[CompletionItem]:
-    """Names for the shell: of configured and installed workflows, without importing any."""
-    from retinue.config import workflow_entries
-
-    here = ctx.find_object(App) or App()
-    try:
-        entries: Mapping[str, WorkflowEntry] = workflow_entries(here.settings)
-    except Exception:  # a shell that completes is no place for an error
-        return []
-    return [CompletionItem(name, help=entry.target) for name, entry in entries.items() if name.startswith(incomplete)]
-
-
 @click.command("graph", cls=Command)
-@click.argument("name", shell_complete=complete_workflow)
+@click.argument("name", shell_complete=complete.workflow)
 def graph_command(name: str) -> None:
     """Print the graph of the workflow NAME as a Mermaid flowchart."""
     from retinue.config import load_workflow
