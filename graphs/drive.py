@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sysconfig
 import time
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -49,6 +50,9 @@ from .workflow import Compiled
 
 log = logging.getLogger("retinue")
 
+_LIBRARIES = tuple({"<", *(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))})
+"""Where files begin that are not the user's."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
@@ -88,11 +92,14 @@ async def drive(execution: Execution, saver: Callable[..., Checkpoints]) -> Outc
 async def _until_pause_or_end(execution: Execution, saver: Callable[..., Checkpoints]) -> Outcome:
     graph = execution.workflow.compile(saver)
     step = None if execution.fresh else await _last_step(execution)
+    most = execution.workflow.max_steps
+    if step is not None and step >= most:
+        raise _endless()
     config: RunnableConfig = {
         "configurable": {"thread_id": execution.run},
         "max_concurrency": execution.workflow.max_concurrency,
-        # LangGraph counts anew at every resume; the limit is on the run.
-        "recursion_limit": max(1, execution.workflow.max_steps - (step or 0)),
+        # LangGraph counts anew at every resume, from the superstep after the last; the limit is on the run.
+        "recursion_limit": most if step is None else max(1, most - step - 2),
     }
     command = await _first_command(execution, graph, config, begun=step is not None)
     while True:
@@ -165,6 +172,7 @@ async def _pause(execution: Execution, interrupts: Sequence[Interrupt]) -> bool:
     """Wait for people, unless an answer came in the meantime. Looking and letting go are one transaction."""
 
     def work(tx: Transaction) -> bool:
+        check(tx, execution.lease)  # from here on, whoever answers waits
         asked = questions.of_run(tx, execution.run)
         pending: list[str] = []
         notes: list[Note] = []
@@ -292,13 +300,17 @@ def _typed(error: BaseException) -> RetinueError:
     if isinstance(error, RetinueError):
         return error
     if isinstance(error, GraphRecursionError):
-        return RunError(
-            "the run passed its limit of supersteps", hint="Raise the workflow's max_steps, or end its loop."
-        )
+        return _endless()
     log.debug("a node failed", exc_info=error)
-    frame = next((f for f in reversed(traceback.extract_tb(error.__traceback__))), None)
+    frames = traceback.extract_tb(error.__traceback__)
+    # The user's own line, not the one of a library that it called.
+    frame = next((f for f in reversed(frames) if not f.filename.startswith(_LIBRARIES)), frames[-1] if frames else None)
     where = f" ({frame.filename}:{frame.lineno})" if frame else ""
     return NodeFailed(f"{type(error).__name__}: {error}{where}"[:1000])
+
+
+def _endless() -> RunError:
+    return RunError("the run passed its limit of supersteps", hint="Raise the workflow's max_steps, or end its loop.")
 
 
 def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
@@ -375,7 +387,7 @@ def end(
 
 
 def _cancelling(tx: Transaction, run: str) -> bool:
-    row = tx.one("SELECT cancelling FROM runs WHERE id = ?", (run,))
+    row = tx.one("SELECT cancelling FROM runs WHERE id = ?", (run,), lock=True)
     return row is not None and bool(row[0])
 
 

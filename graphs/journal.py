@@ -15,7 +15,7 @@ import orjson
 
 from retinue import audit
 from retinue.database.base import Transaction
-from retinue.errors import BudgetExceeded, NotSerializable
+from retinue.errors import BudgetExceeded, ConfigError, NotSerializable
 
 from ..agents.budget import Spend
 from ..agents.models.base import Model
@@ -51,6 +51,7 @@ def append_events(tx: Transaction, run: str, last: int, notes: Sequence[Note], *
         rows.append((run, seq, tx.now, note.type, dump(body, f"the event {note.type}").decode()))
         lines.append({"type": note.type, "run": run, "seq": seq, "ts": timestamp(tx.now), **body})
     tx.executemany("INSERT INTO events (run, seq, ts, type, body) VALUES (?, ?, ?, ?, ?)", rows)
+    tx.changed(run)
     return lines
 
 
@@ -131,7 +132,13 @@ class Path:
         return self._execution.bus.followed(self._execution.run)
 
     def model(self, agent: Any) -> Model:
-        return self._execution.equipment.models[agent.name]
+        models = self._execution.equipment.models
+        if agent.name not in models:
+            raise ConfigError(
+                f"{agent.name} is at work, but no step of {self._execution.workflow.name}",
+                hint="Add what step() returns to the graph as a node itself, not inside another function.",
+            )
+        return models[agent.name]
 
     def tools(self, agent: Any) -> Sequence[Tool]:
         return self._execution.equipment.tools[agent.name]
@@ -187,7 +194,7 @@ class Path:
             raise BudgetExceeded("the run's seconds are spent", limit="seconds")
         if budget.tokens is None and budget.micro_usd is None and budget.turns is None:
             return Left()
-        row = tx.one("SELECT tokens, cost, turns FROM runs WHERE id = ?", (execution.run,))
+        row = tx.one("SELECT tokens, cost, turns FROM runs WHERE id = ?", (execution.run,), lock=True)
         assert row is not None
         return Left(
             tokens=None if budget.tokens is None else budget.tokens - row[0],
