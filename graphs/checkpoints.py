@@ -138,6 +138,8 @@ class Checkpoints(BaseCheckpointSaver[float]):
         def put(tx: Transaction) -> None:
             if fence is not None:
                 fence(tx, thread)
+            else:
+                tx.lock(f"thread {thread}")  # for the order of writing
             if rows:
                 tx.executemany(_PUT_VALUE, rows)
             tx.execute(_PUT, row)
@@ -288,6 +290,8 @@ class Checkpoints(BaseCheckpointSaver[float]):
     def _check(self, tx: Transaction, thread: str) -> None:
         if self._fence is not None:
             self._fence(tx, thread)
+        else:
+            tx.lock(f"thread {thread}")
 
     def _versions(self, kind: str, body: bytes) -> dict[str, float]:
         return self.serde.loads_typed((kind, body))["channel_versions"]

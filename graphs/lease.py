@@ -1,9 +1,11 @@
 """One writer a run: a lease in database time, and a fence that every write passes.
 
 A lease is (owner, epoch, expiry). Taking it raises the epoch, so a process that was frozen or cut off finds, at its
-next write, that the epoch is not its own or the time is over, and changes nothing. On SQLite a process's death is
-certain knowledge (the kernel releases its lock), so its runs can be taken over at once; a live one keeps its lease
-until it lapses.
+next write, that the epoch is not its own or the time is over, and changes nothing. A process's death is known where
+its lock is gone (a file's on SQLite, an advisory one on Postgres), so its runs can be taken over at once; a live one
+keeps its lease until it lapses.
+
+The run's row is the run's lock: every transaction that reads in order to write about a run takes it first.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ class Lease:
 
 def acquire(tx: Transaction, run: str, *, owner: str, seconds: float, alive: Callable[[str], bool | None]) -> Lease:
     """Take the lease of a run. Raises `RunBusy` while another owner holds it."""
-    row = tx.one("SELECT owner, epoch, lease_until FROM runs WHERE id = ?", (run,))
+    row = tx.one("SELECT owner, epoch, lease_until FROM runs WHERE id = ?", (run,), lock=True)
     if row is None:
         raise RunNotFound(f"there is no run {run}")
     holder, epoch, until = row
@@ -42,10 +44,11 @@ def acquire(tx: Transaction, run: str, *, owner: str, seconds: float, alive: Cal
 
 
 def check(tx: Transaction, lease: Lease) -> None:
-    """The fence: raise `LeaseLost` unless this lease still holds."""
+    """The fence: raise `LeaseLost` unless this lease holds, and goes on holding until the transaction ends."""
     row = tx.one(
         "SELECT 1 FROM runs WHERE id = ? AND owner = ? AND epoch = ? AND lease_until > ?",
         (lease.run, lease.owner, lease.epoch, tx.now),
+        lock=True,
     )
     if row is None:
         raise lost(lease)

@@ -176,9 +176,11 @@ async def answer(
         raise NotAllowed(f"{principal.key} may not answer questions", hint="It takes a person with runs:approve.")
 
     def work(tx: Transaction) -> tuple[Question, Line]:
-        row = tx.one(f"SELECT {_COLUMNS} FROM questions q WHERE q.id = ?", (id_,))  # noqa: S608
-        owner = None if row is None else tx.one("SELECT subject FROM runs WHERE id = ?", (row[1],))
-        if row is None or owner is None or owner[0] != principal.key:
+        of = tx.one("SELECT run FROM questions WHERE id = ?", (id_,))
+        owner = of and tx.one("SELECT subject FROM runs WHERE id = ?", of, lock=True)
+        # Read under the run's lock: somebody may have answered while this waited for it.
+        row = owner and tx.one(f"SELECT {_COLUMNS} FROM questions q WHERE q.id = ?", (id_,))  # noqa: S608
+        if not row or not owner or owner[0] != principal.key:
             raise QuestionNotFound(f"there is no question {id_}")
         question = _question(row)
         if question.status != "open":

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import orjson
 
 from retinue.database.base import Database, Row, Transaction
-from retinue.errors import ErrorBody, RunNotFound, UsageError
+from retinue.errors import ErrorBody, RunExists, RunNotFound, UsageError
 
 from ..agents.budget import MICRO, Budget
 from ..auth.principal import Principal
@@ -91,8 +91,8 @@ def _record(row: Row) -> RunRecord:
     return RunRecord(**named)
 
 
-def get(tx: Transaction, run: str) -> RunRecord:
-    row = tx.one(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", (run,))  # noqa: S608
+def get(tx: Transaction, run: str, *, lock: bool = False) -> RunRecord:
+    row = tx.one(f"SELECT {_COLUMNS} FROM runs WHERE id = ?", (run,), lock=lock)  # noqa: S608
     if row is None:
         raise RunNotFound(f"there is no run {run}")
     return _record(row)
@@ -111,14 +111,18 @@ def insert(
     traceparent: str | None,
     retry_of: str | None,
 ) -> None:
-    tx.execute(
+    """Make the row of a new run. Raises `RunExists` for an id that is taken."""
+    made = tx.execute(
         "INSERT INTO runs (id, workflow, status, input, principal, subject, settings, fingerprint, budget, "
-        "traceparent, retry_of, created_at, updated_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        "traceparent, retry_of, created_at, updated_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "ON CONFLICT (id) DO NOTHING",
         (
             run, workflow, _json(input), _json(principal.to_json()), principal.key, _json(settings), _json(fingerprint),
             _json(budget.to_json()), traceparent, retry_of, tx.now, tx.now,
         ),
     )  # fmt: skip
+    if not made:
+        raise RunExists(f"there is a run {run} already")
 
 
 def _json(value: Any) -> str:
@@ -182,7 +186,7 @@ async def prune(db: Database, *, older_than: float, subject: str | None = None, 
         if subject is not None:
             sql += " AND subject = ?"
             params.append(subject)
-        ids = [row[0] for row in tx.all(sql, params)]
+        ids = sorted(row[0] for row in tx.all(sql, params))  # two that prune at once take rows in one order
         if not dry_run:
             for table, column in _OF_A_RUN:
                 tx.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(id_,) for id_ in ids])  # noqa: S608

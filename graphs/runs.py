@@ -78,7 +78,8 @@ class Runs:
     ) -> Execution:
         """Make a run and take its lease, in one transaction. Nothing has been executed yet: see `execute`.
 
-        Raises `InvalidInput`, `BudgetExceeded` (a money budget and a model without a price), `DatabaseError`.
+        Raises `InvalidInput`, `ConfigError` (a money budget and a model without a price), `RunExists` for an id that
+        is taken, `DatabaseError`.
         """
         data = workflow.read_input(input)
         limits = budget or workflow.budget
@@ -135,7 +136,7 @@ class Runs:
         note_body = _models(equipment)
 
         def work(tx: Transaction) -> tuple[Lease, RunRecord]:
-            fresh = records.get(tx, record.id)
+            fresh = records.get(tx, record.id, lock=True)
             if fresh.status in TERMINAL:
                 raise RunError(f"run {record.id[:8]} is {fresh.status}", hint="Start a new one with `retinue run`.")
             lease = self._acquire(tx, record.id)
@@ -219,7 +220,7 @@ class Runs:
         """
 
         def work(tx: Transaction) -> bool:
-            fresh = records.get(tx, record.id)
+            fresh = records.get(tx, record.id, lock=True)
             if fresh.principal.key != principal.key:
                 raise RunNotFound(f"there is no run {record.id}")
             if fresh.status in TERMINAL:

@@ -36,11 +36,12 @@ def digest(value: Any) -> str:
 
 
 def append(tx: Transaction, *, actor: str, action: str, body: Mapping[str, Any], run: str | None = None) -> str:
-    """Add a row in the caller's transaction and return its hash.
+    """Add a row in the caller's transaction and return its hash. Takes the lock ``audit``: near a transaction's end.
 
     ``actor`` is a principal's key, ``action`` a dotted name such as ``tool.call``, ``body`` small facts: names, ids,
     decisions, digests. Never content, never a secret.
     """
+    tx.lock("audit")
     last = tx.one("SELECT id, hash FROM audit ORDER BY id DESC LIMIT 1")
     number, prev = (1, GENESIS) if last is None else (last[0] + 1, last[1])
     text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()

@@ -5,6 +5,7 @@
     │   ├── ConfigError             retinue.toml, an environment variable, a flag
     │   ├── WorkflowNotFound        no such workflow, or it does not import
     │   ├── RunNotFound             no such run (or not yours)
+    │   ├── RunExists               the id of a new run is taken
     │   ├── QuestionNotFound        no such open question
     │   ├── AnswerRejected          the answer does not fit the question's schema
     │   ├── AlreadyAnswered         somebody answered first
@@ -27,6 +28,8 @@
     │       ├── DatabaseReadOnly      the file or its folder cannot be written
     │       ├── DatabaseCorrupt       the file is damaged, or not a Retinue database
     │       ├── DatabaseBusy          another process holds the write lock for too long
+    │       ├── DatabaseUnreachable   its server does not answer, or lets nobody in                exit 4
+    │       ├── SchemaTooOld          to be brought up to date first
     │       └── SchemaTooNew          written by a newer Retinue
     └── ExternalError             someone else's failure                                      exit 5
         ├── ModelError              the model's service failed
@@ -97,6 +100,11 @@ class WorkflowNotFound(UsageError):
 class RunNotFound(UsageError):
     code = "run_not_found"
     default_hint = "`retinue runs list` shows the runs in this database."
+
+
+class RunExists(UsageError):
+    code = "run_exists"
+    default_hint = "`retinue runs show RUN` tells how it stands. Leave the id out to start another."
 
 
 class QuestionNotFound(UsageError):
@@ -199,6 +207,17 @@ class DatabaseCorrupt(DatabaseError):
 class DatabaseBusy(DatabaseError):
     code = "database_busy"
     default_hint = "Another process holds the database; try again when it has finished."
+
+
+class DatabaseUnreachable(DatabaseError):
+    code = "database_unreachable"
+    exit_code = 4
+    default_hint = "Start its server, or correct the address; `retinue recover` then goes on with its runs."
+
+
+class SchemaTooOld(DatabaseError):
+    code = "schema_too_old"
+    default_hint = "`retinue db upgrade` brings it up to date."
 
 
 class SchemaTooNew(DatabaseError):
