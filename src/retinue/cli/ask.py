@@ -23,11 +23,11 @@ if TYPE_CHECKING:
 DIFFERENCE = 60
 """Lines of a difference that are shown."""
 
-POLL = 0.7
-"""Seconds between looks whether somebody else has answered."""
-
 Submit = Callable[["Question", Any], Awaitable[None]]
 """Hands an answer in. Raises `AnswerRejected` when it does not fit."""
+
+Closed = Callable[["Question"], Awaitable[None]]
+"""Returns once the question is open no longer."""
 
 Ending = Literal["answered", "later", "elsewhere"]
 
@@ -41,11 +41,9 @@ LATER = _Later()
 
 
 class Asker:
-    """``submit`` hands an answer in; ``closed`` tells whether a question was answered elsewhere meanwhile."""
+    """Asks one question after the other."""
 
-    def __init__(
-        self, app: App, terminal: Terminal, submit: Submit, closed: Callable[[Question], Awaitable[bool]]
-    ) -> None:
+    def __init__(self, app: App, terminal: Terminal, submit: Submit, closed: Closed) -> None:
         self._app = app
         self._terminal = terminal
         self._submit = submit
@@ -72,10 +70,8 @@ class Asker:
         return ending
 
     async def _until_closed(self, question: Question) -> None:
-        while True:
-            await asyncio.sleep(POLL)
-            if not self._terminal.given_away and await self._closed(question):
-                return
+        await self._closed(question)
+        await self._terminal.returned.wait()
 
     async def _until_answered(self, question: Question) -> Ending:
         conversation = _CONVERSATIONS.get(question.kind, _free)

@@ -202,9 +202,13 @@ class Carrier:
     async def answer(self, question: Question, value: Any, *, channel: Channel) -> None:
         await self._host.runs.answer(question.id, value, principal=self._host.principal, channel=channel)
 
-    async def _closed(self, question: Question) -> bool:
-        row = await self._host.db.read(lambda tx: tx.one("SELECT status FROM questions WHERE id = ?", (question.id,)))
-        return row is None or row[0] != "open"
+    async def _closed(self, question: Question) -> None:
+        db = self._host.db
+        async with contextlib.aclosing(db.changes(question.run)) as changes:
+            async for _ in changes:
+                row = await db.read(lambda tx: tx.one("SELECT status FROM questions WHERE id = ?", (question.id,)))
+                if row is None or row[0] != "open":
+                    return
 
 
 def _uncancel() -> None:

@@ -131,8 +131,7 @@ async def _database(here: App) -> AsyncIterator[Finding]:
             if db is None:
                 yield Finding(check="database", verdict="ok", text=f"{path} is not there yet; the first run makes it")
                 return
-            (said,) = await db.read(lambda tx: tx.one("PRAGMA quick_check(1)")) or ("nothing",)
-            (schema,) = await db.read(lambda tx: tx.one("PRAGMA user_version")) or (0,)
+            health = await db.check()
             (runs,) = await db.read(lambda tx: tx.one("SELECT count(*) FROM runs")) or (0,)
             running = await db.read(lambda tx: tx.all("SELECT id, owner FROM runs WHERE status = 'running'"))
             gone = [run for run, owner in running if owner is None or db.alive(owner) is False]
@@ -140,10 +139,12 @@ async def _database(here: App) -> AsyncIterator[Finding]:
     except RetinueError as error:
         yield Finding(check="database", verdict="bad", text=error.message, hint=error.hint)
         return
-    if said != "ok":
-        yield Finding(check="database", verdict="bad", text=f"{path} is damaged: {said}", hint="Restore a backup.")
+    if health.problem:
+        text = f"{path} is damaged: {health.problem}"
+        yield Finding(check="database", verdict="bad", text=text, hint="Restore a backup.")
     else:
-        yield Finding(check="database", verdict="ok", text=f"{path}, schema {schema}, {runs} runs")
+        text = f"{path}, {health.server}, schema {health.schema} of {health.newest}, {runs} runs"
+        yield Finding(check="database", verdict="ok", text=text)
     if _others_may_read(path):
         yield Finding(check="database", verdict="bad", text="others can read the database", hint=f"chmod 600 {path}")
     if gone:

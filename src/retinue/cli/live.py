@@ -53,17 +53,21 @@ class LiveView:
         """Whether the person knows that no language model is used."""
 
     def begin(self, record: RunRecord) -> None:
-        self._run = record.id
         self._workflow = record.workflow
-        self._seconds_before = record.active
-        self._began = time.monotonic()
-        self._ended = False
+        self.remember(record.id, seconds=record.active)
         self._keys.enter_context(silent_keys())
         self._live = Live(
             console=self._console, auto_refresh=False, vertical_overflow="crop", get_renderable=self.render
         )
         self._live.start(refresh=True)
         self._ticking = asyncio.create_task(self._tick(), name="live view")
+
+    def remember(self, run: str, *, seconds: float) -> None:
+        """Which run it is, and how long it has been executed before."""
+        self._run = run
+        self._seconds_before = seconds
+        self._began = time.monotonic()
+        self._ended = False
 
     async def _tick(self) -> None:
         while self._live is not None:

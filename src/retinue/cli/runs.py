@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 
 STATUSES = ("running", "waiting", "stopped", "done", "failed", "refused", "cancelled")
 COLORS = {"done": "green", "waiting": "yellow", "stopped": "yellow", "running": "cyan"}
-POLL = 0.3
-"""Seconds between looks for new events of a run that another process executes."""
 
 
 @click.group("runs", cls=Group)
@@ -185,10 +184,14 @@ async def _events(here: App, run: str, after: int, following: bool) -> None:
         record = await find(db, run)
         assert db is not None
         after = await _print_events(here, db, record.id, after)
-        while following and (await find(db, record.id)).status == "running":
-            await asyncio.sleep(POLL)
-            after = await _print_events(here, db, record.id, after)
-        await _print_events(here, db, record.id, after)
+        if not following:
+            return
+        async with aclosing(db.changes(record.id)) as changes:
+            async for _ in changes:
+                over = (await find(db, record.id)).status != "running"  # looked at first: its last event is there
+                after = await _print_events(here, db, record.id, after)
+                if over:
+                    return
 
 
 async def _print_events(here: App, db: Database, run: str, after: int) -> int:

@@ -37,8 +37,9 @@ class Terminal:
     def __init__(self, signals: Signals) -> None:
         self._signals = signals
         self._pending = b""
-        self.given_away = False
-        """Whether an editor or a pager has the terminal now."""
+        self.returned = asyncio.Event()
+        """Set, but while an editor or a pager has the terminal."""
+        self.returned.set()
 
     @property
     def width(self) -> int:
@@ -123,11 +124,13 @@ class Terminal:
 
     async def _give_to(self, command: list[str]) -> int:
         """Run a program that has the terminal to itself; returns its exit code."""
-        self._signals.ignored = self.given_away = True
+        self._signals.ignored = True
+        self.returned.clear()
         try:
             return await asyncio.to_thread(_call, command)
         finally:
-            self._signals.ignored = self.given_away = False
+            self._signals.ignored = False
+            self.returned.set()
 
 
 def _call(command: list[str]) -> int:
