@@ -48,6 +48,8 @@ class Runs:
         self.bus = Bus()
         self._lease_seconds = lease_seconds
         self._keeper = Keeper(db)
+        self._dropped: dict[str, Lease] = {}
+        """Leases of this process that could not be let go of."""
         self._saver: Callable[..., Checkpoints] = self._make_saver
 
     def _make_saver(self, *types: type[Any]) -> Checkpoints:
@@ -177,6 +179,11 @@ class Runs:
         return execution
 
     def _acquire(self, tx: Transaction, run: str) -> Lease:
+        if (dropped := self._dropped.get(run)) is not None:  # we live, but no longer work on it
+            tx.execute(
+                "UPDATE runs SET owner = NULL WHERE id = ? AND owner = ? AND epoch = ?",
+                (run, dropped.owner, dropped.epoch),
+            )
         return acquire(tx, run, owner=self.db.owner, seconds=self._lease_seconds, alive=self.db.alive)
 
     # Executing
@@ -203,6 +210,8 @@ class Runs:
             with telemetry.span(f"run {execution.workflow.name}", run=execution.run, workflow=execution.workflow.name):
                 return await drive(execution, self._saver)
         finally:
+            if execution.outcome is None:  # the database failed, or the lease is lost
+                self._dropped[execution.run] = execution.lease
             self._keeper.remove(execution)
 
     # From outside
