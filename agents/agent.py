@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from retinue.errors import ConfigError
 
-from .member import Done, Waiting
+from .member import Done, Member, Waiting
 from .models.base import Model
 from .scope import Scope
 from .tools.base import Toolset
@@ -28,6 +28,8 @@ class Agent:
     ``output`` is a pydantic model (or any type pydantic knows) that the answer must fit; None is plain text.
     ``model`` is a name, a `Model`, or ``"auto"``: the configured model, else Claude when the environment offers it,
     else ``function``, a Python function of the conversation that does the work without a language model.
+    ``delegates`` are members it may ask, several at once if it likes: each is a tool that takes a task. ``handoffs``
+    are members it may give all of its work to: their output becomes its own, so it must be of the same type.
     """
 
     def __init__(
@@ -40,6 +42,8 @@ class Agent:
         function: Callable[..., Any] | None = None,
         output: type[Any] | None = None,
         tools: Sequence[Toolset] = (),
+        delegates: Sequence[Member] = (),
+        handoffs: Sequence[Member] = (),
         max_tokens: int = 4096,
         max_turns: int = 50,
         max_result: int = 20_000,
@@ -51,6 +55,8 @@ class Agent:
         self.function = function
         self.output = None if output is str else output
         self.tools = tuple(tools)
+        self.delegates = tuple(delegates)
+        self.handoffs = tuple(handoffs)
         self.max_tokens = max_tokens
         self.max_turns = max_turns
         self.max_result = max_result

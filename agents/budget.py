@@ -7,6 +7,9 @@ from typing import Any
 
 from retinue.errors import ConfigError
 
+MAX_DEPTH = 8
+"""How deep members may ask members where no budget says otherwise."""
+
 MICRO = 1_000_000
 """Money is counted in whole millionths of a US dollar."""
 
@@ -16,13 +19,14 @@ class Budget:
     """What a run may spend. None is no limit of that kind.
 
     ``usd`` US dollars, ``tokens`` of all kinds together, ``seconds`` of execution (waiting for people is free),
-    ``turns`` model calls begun.
+    ``turns`` model calls begun, ``depth`` members that ask members that ask members.
     """
 
     usd: float | None = None
     tokens: int | None = None
     seconds: float | None = None
     turns: int | None = None
+    depth: int | None = None
 
     def __post_init__(self) -> None:
         for name, value in self.to_json().items():
@@ -34,7 +38,13 @@ class Budget:
         return None if self.usd is None else round(self.usd * MICRO)
 
     def to_json(self) -> dict[str, Any]:
-        return {"usd": self.usd, "tokens": self.tokens, "seconds": self.seconds, "turns": self.turns}
+        return {
+            "usd": self.usd,
+            "tokens": self.tokens,
+            "seconds": self.seconds,
+            "turns": self.turns,
+            "depth": self.depth,
+        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

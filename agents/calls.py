@@ -18,8 +18,19 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from retinue import telemetry
-from retinue.errors import SignInNeeded, Timeout, ToolFailed, Unreachable
+from retinue.errors import (
+    BudgetExceeded,
+    ModelContextExceeded,
+    ModelRefused,
+    ModelTruncated,
+    OutputInvalid,
+    SignInNeeded,
+    Timeout,
+    ToolFailed,
+    Unreachable,
+)
 
+from .member import Done, Member, Waiting
 from .scope import Answer, Ask, Commit, Note, Scope
 from .tools.base import Tool, ToolCall, ToolResult, canonical, digest
 
@@ -50,9 +61,9 @@ IN_DOUBT_SCHEMA: dict[str, Any] = {
 
 @dataclass(frozen=True, slots=True)
 class Open:
-    """The call waits for a person."""
+    """The call waits for people."""
 
-    question: str
+    questions: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,12 +99,44 @@ class Calls:
         if problems := _problems(tool, asked.arguments):
             return await self._refuse(asked, "Invalid arguments: " + "; ".join(problems))
         arguments = cast("dict[str, Any]", asked.arguments)
+        if tool.handoff:
+            return await self._refuse(asked, "Hand over alone: call nothing else beside it.")
+        if tool.member is not None:
+            return await self._delegate(asked, tool, tool.member, arguments["task"])
         if tool.decision == "ask" and f"intent:{asked.place}" not in self._scope.facts:
             verdict = await self._approval(asked, tool)
             if not isinstance(verdict, dict):
                 return verdict
             arguments = verdict
         return await self._attempts(asked, tool, arguments)
+
+    async def _delegate(self, asked: Asked, tool: Tool, member: Member, task: str) -> ToolResult | Open:
+        """Run a member in the place of a call. What it did is journaled on its own path, so nothing is done again."""
+        started = time.monotonic()
+        try:
+            done = await self.run_member(asked, tool, member, task)
+        except (OutputInvalid, ModelRefused, ModelTruncated, ModelContextExceeded) as error:
+            return await self._record(asked, tool, ToolResult.error(f"{member.name} failed: {error}"), seconds=0.0)
+        if isinstance(done, Waiting):
+            return Open(done.questions)
+        result = ToolResult(content=[{"type": "text", "text": done.text}])
+        return await self._record(asked, tool, result, seconds=time.monotonic() - started)
+
+    async def run_member(self, asked: Asked, tool: Tool, member: Member, task: str) -> Done | Waiting:
+        """Run a member for a call, on a path below this one. Raises `BudgetExceeded` where it would be too deep."""
+        scope = self._scope
+        if scope.depth >= scope.max_depth:
+            raise BudgetExceeded(
+                f"{self._agent} may not ask {member.name}: members ask members {scope.depth} deep already",
+                limit="depth",
+            )
+        key = f"asked:{asked.place}"
+        if key not in scope.facts:
+            body = self._body(asked, tool) | {"arguments": preview({"task": task})}
+            await scope.commit(
+                Commit(facts={key: {"member": member.name}}, notes=[Note(type="tool.called", body=body)])
+            )
+        return await member.run(task, await scope.child(f"{asked.place}~{member.name}"))
 
     async def _approval(self, asked: Asked, tool: Tool) -> dict[str, Any] | ToolResult | Open:
         """The arguments to call with, or why not to call."""
@@ -103,7 +146,7 @@ class Calls:
             return asked.arguments
         answer = self._scope.answers.get(key)
         if answer is None:
-            return Open(await self._ask(key, asked, tool, shown))
+            return Open((await self._ask(key, asked, tool, shown),))
         refusal = _refusal(answer, shown)
         if refusal is not None:
             return await self._refuse(asked, refusal, denied=True)
@@ -145,7 +188,7 @@ class Calls:
             doubt = f"doubt:{asked.place}{_suffix(attempt)}"
             answer = self._scope.answers.get(doubt)
             if answer is None:
-                return Open(await self._doubt(doubt, tool, arguments))
+                return Open((await self._doubt(doubt, tool, arguments),))
             if answer.status == "expired" or answer.value["happened"]:
                 return await self._confirmed(asked, tool, answer)
             attempt += 1
@@ -220,7 +263,7 @@ class Calls:
     ) -> ToolResult | Open:
         """No result came back."""
         if not tool.effect.repeatable:
-            return Open(await self._doubt(f"doubt:{asked.place}{_suffix(attempt)}", tool, arguments))
+            return Open((await self._doubt(f"doubt:{asked.place}{_suffix(attempt)}", tool, arguments),))
         if isinstance(error, (SignInNeeded, Unreachable)):
             raise error
         return await self._record(asked, tool, ToolResult.error(f"The tool did not answer: {error}"), seconds=0.0)

@@ -10,6 +10,7 @@ from typing import Any
 from retinue.errors import ConfigError
 
 from .agent import Agent
+from .delegates import delegate_tool, handoff_tool
 from .models.base import Model
 from .tools.base import Connections, Tool
 
@@ -31,6 +32,8 @@ class Equipment:
         tools: dict[str, Sequence[Tool]] = {}
         for agent in agents:
             offered = [tool for toolset in agent.tools for tool in await toolset.open(connections)]
+            offered += [delegate_tool(member) for member in agent.delegates]
+            offered += [handoff_tool(member, output=agent.output, giver=agent.name) for member in agent.handoffs]
             names = [tool.exposed for tool in offered]
             for name in names:
                 if names.count(name) > 1:

@@ -30,7 +30,7 @@ from retinue.errors import (
 from .agent import Agent
 from .budget import Spend
 from .calls import Asked, Calls, Open
-from .member import Done, Waiting
+from .member import Done, Member, Waiting
 from .models.base import FREE, Block, Message, Reply, Request, Usage
 from .scope import Commit, Left, Note, Scope
 from .tools.base import Tool, ToolResult, canonical, digest
@@ -64,7 +64,7 @@ class Loop:
     async def run(self, task: str) -> Done | Waiting:
         facts = self._scope.facts
         if (output := facts.get("output")) is not None:
-            return Done(self._agent.revive(output["value"]))
+            return Done(self._agent.revive(output["value"]), output["value"])
         asked = [self._system, self._specs, self._agent.output_schema]
         chain = digest([*asked, task])
         self._say({"role": "user", "content": task})
@@ -78,6 +78,8 @@ class Loop:
             reply = await self._reply(turn, chain, begun)
             begun = Commit()
             calls = self._asked(turn, reply)
+            if (given := self._handed_over(calls)) is not None:
+                return await self._hand_over(*given)
             if calls:
                 results = await self._settle(calls, _tool_uses(reply))
                 if isinstance(results, Waiting):
@@ -88,9 +90,10 @@ class Loop:
             else:
                 value, problem = self._parse(reply)
                 if problem is None:
+                    text = self._read_from(reply)
                     if "output" not in facts:
-                        await self._scope.commit(self._output(reply, value))
-                    return Done(value)
+                        await self._scope.commit(self._output(text))
+                    return Done(value, text)
                 if repaired:
                     raise OutputInvalid(
                         f"{self._agent.name} did not give a valid output, also not when asked again: {problem}"
@@ -202,9 +205,9 @@ class Loop:
             settle=(reserved, Spend(tokens=reply.usage.total, micro_usd=cost, turns=1)),
         )
         if reply.stop_reason in ("end_turn", "stop_sequence") and not _tool_uses(reply):
-            value, problem = self._parse(reply)
+            _, problem = self._parse(reply)
             if problem is None:
-                output = self._output(reply, value)
+                output = self._output(self._read_from(reply))
                 commit.facts |= output.facts
                 commit.notes += output.notes
         return commit
@@ -233,6 +236,18 @@ class Loop:
             for i, b in enumerate(_tool_uses(reply))
         ]
 
+    def _handed_over(self, calls: Sequence[Asked]) -> tuple[Asked, Tool, Member] | None:
+        """The member that all of the work is given to, if the reply does that and nothing else."""
+        if len(calls) != 1 or (tool := calls[0].tool) is None or not tool.handoff or tool.member is None:
+            return None
+        return None if tool.problems(calls[0].arguments) else (calls[0], tool, tool.member)
+
+    async def _hand_over(self, asked: Asked, tool: Tool, member: Member) -> Done | Waiting:
+        done = await self._calls.run_member(asked, tool, member, asked.arguments["task"])
+        if isinstance(done, Done) and "output" not in self._scope.facts:
+            await self._scope.commit(self._output(done.text))
+        return done
+
     async def _settle(self, calls: Sequence[Asked], uses: Sequence[Block]) -> list[Block] | Waiting:
         """All calls of a reply, side by side; each ends before any question or error leaves."""
         if len(calls) == 1:
@@ -242,7 +257,7 @@ class Loop:
         if errors := [outcome for outcome in outcomes if isinstance(outcome, BaseException)]:
             # What tells of the run itself goes before what happened in it.
             raise min(errors, key=lambda e: 0 if isinstance(e, (LeaseLost, DatabaseError)) else 1)
-        if waiting := [o.question for o in outcomes if isinstance(o, Open)]:
+        if waiting := [id_ for o in outcomes if isinstance(o, Open) for id_ in o.questions]:
             return Waiting(tuple(waiting))
         results = cast("list[ToolResult]", outcomes)
         return [
@@ -287,9 +302,11 @@ class Loop:
             found = error.errors(include_url=False, include_input=False, include_context=False)[:5]
             return None, "; ".join(f"{'/'.join(map(str, e['loc'])) or 'answer'}: {e['msg']}" for e in found)
 
-    def _output(self, reply: Reply, value: Any) -> Commit:
-        # The very text that was read: what it is read as may not have a JSON form that reads the same.
-        text = value if self._agent.adapter is None else _unfenced(_text(reply))
+    def _read_from(self, reply: Reply) -> str:
+        """The very text that was read: what it is read as may not have a JSON form that reads the same."""
+        return _text(reply) if self._agent.adapter is None else _unfenced(_text(reply))
+
+    def _output(self, text: str) -> Commit:
         return Commit(facts={"output": {"value": text}}, notes=[self._note("agent.finished", {"output": text[:400]})])
 
     def _note(self, kind: str, body: dict[str, Any]) -> Note:

@@ -10,9 +10,10 @@ from .scope import Scope
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The member's output: text, or a value of its output type."""
+    """The member's output: text, or a value of its output type; and the text that it is read from."""
 
     value: Any
+    text: str
 
 
 @dataclass(frozen=True, slots=True)

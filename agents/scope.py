@@ -87,6 +87,18 @@ class Scope(Protocol):
         ...
 
     @property
+    def depth(self) -> int:
+        """How many members stand between the graph's node and this one."""
+        ...
+
+    @property
+    def max_depth(self) -> int: ...
+
+    async def child(self, name: str) -> Scope:
+        """The scope of a member that the one here runs, on the path ``path/name``."""
+        ...
+
+    @property
     def facts(self) -> Mapping[str, Any]:
         """The committed facts under this path, those of earlier executions included."""
         ...

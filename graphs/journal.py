@@ -17,7 +17,7 @@ from retinue import audit
 from retinue.database.base import Transaction
 from retinue.errors import BudgetExceeded, ConfigError, NotSerializable
 
-from ..agents.budget import Spend
+from ..agents.budget import MAX_DEPTH, Spend
 from ..agents.models.base import Model
 from ..agents.policy import matches
 from ..agents.scope import Answer, Commit, Left, Note
@@ -74,9 +74,10 @@ def advance(tx: Transaction, execution: Execution, events: int, spend: Spend = S
 class Path:
     """The `Scope` of one member at work: its path's facts, and the one way to add to them."""
 
-    def __init__(self, execution: Execution, path: str) -> None:
+    def __init__(self, execution: Execution, path: str, *, depth: int = 0) -> None:
         self._execution = execution
         self._path = path
+        self._depth = depth
         self._facts: dict[str, Any] = {}
         self._answers: dict[str, Answer] = {}
         self._open: dict[str, str] = {}
@@ -102,6 +103,39 @@ class Path:
             for q in asked
             if q.status != "open"
         }
+
+    @classmethod
+    async def enter(cls, execution: Execution, name: str, *, depth: int = 0) -> Path:
+        """The path of this name, with what earlier executions, and earlier entries of this one, left on it."""
+        path = execution.paths.get(name)
+        if path is None:
+            path = cls(execution, name, depth=depth)
+            # Nothing is there to read when the run is new and this is the first entry.
+            if not execution.fresh or name in execution.paths:
+                await path.load()
+            execution.paths[name] = path
+        elif path.open_questions:
+            await path.load()  # entered again in the same execution: answers may have come
+        return path
+
+    def leave(self) -> None:
+        """The member here is done: what it and those it asked hold in memory is not needed any more."""
+        paths = self._execution.paths
+        for name in [name for name in paths if name.startswith(self._path + "/")]:
+            del paths[name]
+        paths[self._path] = None
+
+    async def child(self, name: str) -> Path:
+        return await Path.enter(self._execution, f"{self._path}/{name}", depth=self._depth + 1)
+
+    @property
+    def depth(self) -> int:
+        return self._depth
+
+    @property
+    def max_depth(self) -> int:
+        limit = self._execution.budget.depth
+        return MAX_DEPTH if limit is None else limit
 
     @property
     def run(self) -> str:

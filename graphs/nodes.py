@@ -51,15 +51,7 @@ async def _run(
         raise ConfigError(f"the step of {member.name} runs only in a Retinue run", hint="Put its graph in a Workflow.")
     metadata = cast("Mapping[str, Any]", config.get("metadata", {}))
     name = journal_path(metadata, config)
-    path = execution.paths.get(name)
-    if path is None:
-        path = Path(execution, name)
-        # Nothing is there to read when the run is new and this is the first entry.
-        if not execution.fresh or name in execution.paths:
-            await path.load()
-        execution.paths[name] = path
-    elif path.open_questions:
-        await path.load()  # entered again in the same execution: answers may have come
+    path = await Path.enter(execution, name)
     text = task if isinstance(task, str) else cast(Any, task(state))
     if not isinstance(text, str):
         raise ConfigError(f"the task of node {metadata['langgraph_node']} is {type(text).__name__}, not text")
@@ -69,7 +61,7 @@ async def _run(
         # Outside any `except`: the pause travels as an exception.
         interrupt({QUESTIONS: list(done.questions)})
         raise AssertionError("a step's interrupt is never resumed with a value")
-    execution.paths[name] = None
+    path.leave()
     if callable(into):
         return into(done.value, state)
     if into is None:

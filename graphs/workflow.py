@@ -90,11 +90,16 @@ class Workflow:
 
     @cached_property
     def agents(self) -> Sequence[Agent]:
-        """Its agents, each once."""
+        """Its agents and those that they may ask or hand over to, each once."""
         agents: dict[str, Agent] = {}
-        for member in self.steps.values():
-            if isinstance(member, Agent) and agents.setdefault(member.name, member) is not member:
+        waiting = list(self.steps.values())
+        while waiting:
+            member = waiting.pop(0)
+            if not isinstance(member, Agent) or agents.get(member.name) is member:
+                continue
+            if agents.setdefault(member.name, member) is not member:
                 raise ConfigError(f"{self.name} has two agents named {member.name!r}")
+            waiting += [*member.delegates, *member.handoffs]
         return list(agents.values())
 
     @cached_property

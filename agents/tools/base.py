@@ -15,6 +15,7 @@ from retinue.errors import ToolFailed
 from ..models.base import Block, ToolSpec
 
 if TYPE_CHECKING:
+    from ..member import Member
     from ..policy import Policy
     from .schemas import Checker
 
@@ -98,6 +99,10 @@ class Tool:
     call: Callable[[ToolCall], Awaitable[ToolResult]]
     """Raises `ToolFailed`, `Unreachable`, `SignInNeeded`, `Timeout` when no result came back."""
     timeout: float = 60.0
+    member: Member | None = None
+    """Set where calling the tool means running a member."""
+    handoff: bool = False
+    """The member's output becomes the output of the agent that calls it."""
 
     @property
     def spec(self) -> ToolSpec:
