@@ -26,5 +26,6 @@ for line in sys.stdin:
         case _:
             result = None
     if "id" in request:
-        body: dict[str, Any] = {"result": result} if result is not None else {"error": {"code": -32601, "message": "no"}}
+        refusal = {"error": {"code": -32601, "message": "no"}}
+        body: dict[str, Any] = refusal if result is None else {"result": result}
         print(json.dumps({"jsonrpc": "2.0", "id": request["id"], **body}), flush=True)
