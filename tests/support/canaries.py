@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import base64
 import json
-import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -75,17 +74,18 @@ class Search:
 
     def __init__(self, canaries: Mapping[str, str]) -> None:
         self._leaks: set[Leak] = set()
-        self._needles: list[tuple[str, str, re.Pattern[bytes]]] = []
+        self._exact: list[tuple[str, str, bytes]] = []
+        self._anyhow: list[tuple[str, str, bytes]] = []
+        """In lower case: for forms in which capitals do not count."""
         for name, value in canaries.items():
             if len(value) < SHORTEST:
                 raise ValueError(f"the canary {name} is too short to be told from chance")
-            by_form: dict[tuple[str, bool], set[bytes]] = {}
             for piece in pieces(value):
                 for form, needle, anyhow in forms(piece):
-                    by_form.setdefault((form, anyhow), set()).add(needle)
-            for (form, anyhow), needles in by_form.items():
-                pattern = b"|".join(re.escape(needle) for needle in sorted(needles))
-                self._needles.append((name, form, re.compile(pattern, re.IGNORECASE if anyhow else 0)))
+                    if anyhow:
+                        self._anyhow.append((name, form, needle.lower()))
+                    else:
+                        self._exact.append((name, form, needle))
 
     @property
     def found(self) -> list[Leak]:
@@ -98,7 +98,9 @@ class Search:
 
     def scan(self, data: bytes) -> set[tuple[str, str]]:
         """Names of the secrets in the data, each with its form; ``found`` does not hear of it."""
-        return {(name, form) for name, form, pattern in self._needles if pattern.search(data)}
+        lower = data.lower()
+        found = {(name, form) for name, form, needle in self._exact if needle in data}
+        return found | {(name, form) for name, form, needle in self._anyhow if needle in lower}
 
     def data(self, place: str, data: bytes) -> None:
         self._leaks |= {Leak(place, name, form) for name, form in self.scan(data)}
@@ -116,7 +118,8 @@ class Search:
         for each in _chain(error):
             where = f"{place}: {type(each).__name__}"
             self.text(where, f"{each}\n{each!r}\n{each.args!r}\n{getattr(each, '__notes__', '')!r}")
-            self.text(where, repr([value for value in vars(each).values() if isinstance(value, PLAIN)]))
+            hangs_on_it: list[object] = [value for value in vars(each).values() if isinstance(value, PLAIN)]
+            self.text(where, repr(hangs_on_it))
 
     def database(self, path: Path) -> None:
         """The bytes of the file and of the two beside it, and each cell by itself: a long one is spread over pages."""
