@@ -79,8 +79,9 @@ class Asked:
 class Calls:
     """The tool calls of one agent at work."""
 
-    def __init__(self, agent: str, scope: Scope, *, max_result: int) -> None:
+    def __init__(self, agent: str, scope: Scope, *, prompt: str, max_result: int) -> None:
         self._agent = agent
+        self._prompt = prompt
         self._scope = scope
         self._max_result = max_result
 
@@ -188,13 +189,13 @@ class Calls:
             doubt = f"doubt:{asked.place}{_suffix(attempt)}"
             answer = self._scope.answers.get(doubt)
             if answer is None:
-                return Open((await self._doubt(doubt, tool, arguments),))
+                return Open((await self._doubt(doubt, asked, tool, arguments),))
             if answer.status == "expired" or answer.value["happened"]:
                 return await self._confirmed(asked, tool, answer)
             attempt += 1
         return await self._call(asked, tool, arguments, attempt)
 
-    async def _doubt(self, key: str, tool: Tool, arguments: Mapping[str, Any]) -> str:
+    async def _doubt(self, key: str, asked: Asked, tool: Tool, arguments: Mapping[str, Any]) -> str:
         if key not in self._scope.open_questions:
             shown = digest([tool.server, tool.name, arguments])
             body = {
@@ -211,7 +212,7 @@ class Calls:
                 body=body,
                 schema=IN_DOUBT_SCHEMA,
             )
-            note = Note(type="tool.in_doubt", body={"server": tool.server, "tool": tool.name})
+            note = Note(type="tool.in_doubt", body=self._body(asked, tool))
             await self._scope.commit(Commit(asks=[ask], notes=[note], audit=[("tool.in_doubt", _about(tool, shown))]))
         return self._scope.open_questions[key]
 
@@ -263,7 +264,7 @@ class Calls:
     ) -> ToolResult | Open:
         """No result came back."""
         if not tool.effect.repeatable:
-            return Open((await self._doubt(f"doubt:{asked.place}{_suffix(attempt)}", tool, arguments),))
+            return Open((await self._doubt(f"doubt:{asked.place}{_suffix(attempt)}", asked, tool, arguments),))
         if isinstance(error, (SignInNeeded, Unreachable)):
             raise error
         return await self._record(asked, tool, ToolResult.error(f"The tool did not answer: {error}"), seconds=0.0)
@@ -313,6 +314,7 @@ class Calls:
     def _body(self, asked: Asked, tool: Tool | None) -> dict[str, Any]:
         return {
             "agent": self._agent,
+            "prompt": self._prompt,
             "call": asked.place,
             "server": tool.server if tool else "",
             "tool": tool.name if tool else asked.name,

@@ -41,6 +41,8 @@ TOOL_PROMPT = 600
 FLOOR = 256
 """An answer is not asked for with less room than this many tokens (or the agent's own max_tokens)."""
 
+_NOTHING: Block = {"type": "text", "text": "(no answer)"}
+
 _usage: TypeAdapter[Usage] = TypeAdapter(Usage)
 
 
@@ -54,7 +56,7 @@ class Loop:
         self._tools: dict[str, Tool] = {tool.exposed: tool for tool in scope.tools(agent)}
         self._specs = [tool.spec for tool in self._tools.values() if tool.decision != "deny"]
         self._system = f"{agent.prompt}\n\n{DATA_NOTICE}" if self._specs else agent.prompt
-        self._calls = Calls(agent.name, scope, max_result=agent.max_result)
+        self._calls = Calls(agent.name, scope, prompt=agent.prompt_hash, max_result=agent.max_result)
         self._messages: list[Message] = []
         self._known = 0
         """Tokens of the conversation so far as the provider counted them,"""
@@ -283,7 +285,9 @@ class Loop:
         if last["role"] == "assistant":  # a paused turn goes on in the same message
             last["content"] = [*cast("list[Block]", last["content"]), *reply.content]
         else:
-            self._messages.append({"role": "assistant", "content": reply.content})
+            # Providers give answers without content, and refuse messages without.
+            content = [block for block in reply.content if block.get("text") != ""]
+            self._messages.append({"role": "assistant", "content": content or [_NOTHING]})
         if added:
             self._say({"role": "user", "content": added})
         return digest([chain, reply.content, added])

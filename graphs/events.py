@@ -81,31 +81,29 @@ class RunEnded(Event):
 class AgentEvent(Event):
     path: str
     agent: str
+    prompt: str
+    """The first 12 hex digits of the sha256 of the agent's prompt."""
 
 
 class AgentStarted(AgentEvent):
     type: Literal["agent.started"] = "agent.started"
-    prompt: str
     model: str
     task: str
 
 
 class AgentFinished(AgentEvent):
     type: Literal["agent.finished"] = "agent.finished"
-    prompt: str
     output: str
 
 
 class ModelCalled(AgentEvent):
     type: Literal["model.called"] = "model.called"
-    prompt: str
     model: str
     turn: int
 
 
 class ModelReplied(AgentEvent):
     type: Literal["model.replied"] = "model.replied"
-    prompt: str
     model: str
     turn: int
     stop_reason: str
@@ -133,9 +131,9 @@ class ToolFinished(AgentEvent):
     artifacts: list[str]
 
 
-class ToolInDoubt(Event):
+class ToolInDoubt(AgentEvent):
     type: Literal["tool.in_doubt"] = "tool.in_doubt"
-    path: str
+    call: str
     server: str
     tool: str
 

@@ -7,6 +7,7 @@ transaction and takes the events' numbers, so nothing that a commit holds can be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, TypeVar
@@ -307,9 +308,12 @@ class Path:
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
-            if not task.done():
-                broken = asyncio.ensure_future(self._execution.broken.wait())
-                await asyncio.wait([task, broken], timeout=FINISH_SECONDS, return_when=asyncio.FIRST_COMPLETED)
+            broken = asyncio.ensure_future(self._execution.broken.wait())
+            until = time.monotonic() + FINISH_SECONDS
+            while not task.done() and not broken.done() and (left := until - time.monotonic()) > 0:
+                # LangGraph cancels a branch beside a failed one twice.
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.wait([task, broken], timeout=left, return_when=asyncio.FIRST_COMPLETED)
             raise
         finally:
             for pending in (task, broken):

@@ -205,7 +205,8 @@ class Attacker:
         length: bool = True,
     ) -> tuple[int, bytes]:
         """A request byte for byte; its status (0: hung up without one) and the whole answer."""
-        lines = [line or f"{method} {target or self.path} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
+        target = self.path if target is None else target
+        lines = [line or f"{method} {target} HTTP/1.1", *(f"{name}: {value}" for name, value in headers)]
         if length:
             lines.append(f"content-length: {len(body)}")
         head = ("\r\n".join(lines) + "\r\nconnection: close\r\n\r\n").encode("latin-1")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from operator import add
 from typing import Annotated, Any
 
@@ -92,7 +93,11 @@ class Sayer:
                 await self._pause(call)
             said = self._say(call)
             reply = reply_with(said, turn=call.turn, model=self.name)
-            usage = reply.usage if isinstance(said, Reply) else self._usage
+            usage = self._usage
+            if usage.output > request.max_tokens:
+                usage = replace(usage, output=request.max_tokens)
+            if isinstance(said, Reply):
+                usage = reply.usage
             return Reply(content=reply.content, stop_reason=reply.stop_reason, usage=usage, model=self.name)
         finally:
             self.now -= 1
