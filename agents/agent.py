@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -19,6 +19,14 @@ from .scope import Scope
 from .tools.base import Toolset
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+
+
+TASK_SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"task": {"type": "string", "description": "All that it needs to know: it sees nothing else."}},
+    "required": ["task"],
+    "additionalProperties": False,
+}
 
 
 class Agent:
@@ -94,6 +102,13 @@ class Agent:
     def output_schema(self) -> dict[str, Any] | None:
         """JSON Schema of the output; objects are closed, as structured output demands."""
         return None if self.adapter is None else _closed(self.adapter.json_schema())
+
+    @property
+    def input_schema(self) -> Mapping[str, Any]:
+        return TASK_SCHEMA
+
+    def task(self, arguments: Mapping[str, Any]) -> str:
+        return arguments["task"]
 
     def revive(self, value: str) -> Any:
         """The output from the text of the answer, as the journal keeps it."""

@@ -103,7 +103,7 @@ class Calls:
         if tool.handoff:
             return await self._refuse(asked, "Hand over alone: call nothing else beside it.")
         if tool.member is not None:
-            return await self._delegate(asked, tool, tool.member, arguments["task"])
+            return await self._delegate(asked, tool, tool.member, tool.member.task(arguments))
         if tool.decision == "ask" and f"intent:{asked.place}" not in self._scope.facts:
             verdict = await self._approval(asked, tool)
             if not isinstance(verdict, dict):

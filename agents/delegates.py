@@ -12,13 +12,6 @@ from .tools.base import Effect, Tool, ToolCall, ToolResult
 SERVER = "agents"
 """What stands in the place of a server for tools that are members."""
 
-TASK_SCHEMA: dict[str, Any] = {
-    "type": "object",
-    "properties": {"task": {"type": "string", "description": "All that it needs to know: it sees nothing else."}},
-    "required": ["task"],
-    "additionalProperties": False,
-}
-
 
 def delegate_tool(member: Member) -> Tool:
     """Ask the member, and go on with its answer."""
@@ -42,7 +35,7 @@ def _tool(member: Member, exposed: str, description: str, *, handoff: bool) -> T
         name=member.name,
         exposed=exposed,
         description=description,
-        input_schema=TASK_SCHEMA,
+        input_schema=dict(member.input_schema),
         # Everything inside is journaled where it happens, so asking again repeats nothing.
         effect=Effect(idempotent=True, destructive=False),
         decision="allow",

@@ -245,7 +245,7 @@ class Loop:
         return None if tool.problems(calls[0].arguments) else (calls[0], tool, tool.member)
 
     async def _hand_over(self, asked: Asked, tool: Tool, member: Member) -> Done | Waiting:
-        done = await self._calls.run_member(asked, tool, member, asked.arguments["task"])
+        done = await self._calls.run_member(asked, tool, member, member.task(asked.arguments))
         if isinstance(done, Done) and "output" not in self._scope.facts:
             await self._scope.commit(self._output(done.text))
         return done

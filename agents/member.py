@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -35,6 +36,15 @@ class Member(Protocol):
     @property
     def output(self) -> type[Any] | None:
         """The type of its output; None is text."""
+        ...
+
+    @property
+    def input_schema(self) -> Mapping[str, Any]:
+        """JSON Schema of what another agent gives it."""
+        ...
+
+    def task(self, arguments: Mapping[str, Any]) -> str:
+        """The task that such arguments stand for."""
         ...
 
     async def run(self, task: str, scope: Scope) -> Done | Waiting: ...

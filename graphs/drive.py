@@ -62,6 +62,8 @@ class Outcome:
     status: Status
     output: Any = None
     error: RetinueError | None = None
+    questions: tuple[str, ...] = ()
+    """What a waiting run waits for, questions of the runs that its members made among them."""
 
 
 async def drive(execution: Execution, saver: Callable[..., Checkpoints]) -> Outcome:
@@ -70,8 +72,9 @@ async def drive(execution: Execution, saver: Callable[..., Checkpoints]) -> Outc
     Runs in a task of its own, which only `Execution.end` cancels, and only while the graph is at work.
     """
     timer = None
-    if execution.deadline is not None:
-        left = max(0.0, execution.deadline - time.monotonic())
+    deadline = execution.account.deadline
+    if deadline is not None:
+        left = max(0.0, deadline - time.monotonic())
         timer = asyncio.get_running_loop().call_later(left, execution.end, "time")
     try:
         return await _until_pause_or_end(execution, saver)
@@ -187,12 +190,12 @@ async def _pause(execution: Execution, interrupts: Sequence[Interrupt]) -> bool:
                 notes.append(note)
             pending.append(id_)
         notes += expire(tx, execution.run)
-        found = [q for q in questions.of_run(tx, execution.run) if q.id in pending]
+        found = questions.by_id(tx, pending)  # those of runs that its members made are among them
         waits = all(q.status == "open" for q in found)
         if waits:
             body = {"questions": [{"id": q.id, "kind": q.kind, "title": q.title} for q in found]}
             end(tx, execution.lease, "waiting", notes=notes, body=body, by=execution.principal.key,
-                active=execution.active, then=partial(_let_go, execution))  # fmt: skip
+                active=execution.active, then=partial(_let_go, execution), pending=pending)  # fmt: skip
         else:
             lines = _tell(tx, execution.lease, notes)
             tx.after_commit(lambda: execution.bus.publish(execution.run, lines))
@@ -288,7 +291,8 @@ async def _failed(execution: Execution, error: BaseException) -> Outcome:
     if isinstance(error, (LeaseLost, DatabaseError)):
         raise error
     known = _typed(error)
-    if isinstance(known, Timeout) and execution.deadline is not None and time.monotonic() > execution.deadline - 0.1:
+    deadline = execution.account.deadline
+    if isinstance(known, Timeout) and deadline is not None and time.monotonic() > deadline - 0.1:
         execution.end("time")  # a call was given until then, and noticed it before the run's own timer did
     if execution.ending is not None:
         return await _broken_off(execution)
@@ -352,6 +356,7 @@ def end(
     body: Mapping[str, Any] | None = None,
     output: Any = None,
     error: RetinueError | None = None,
+    pending: Sequence[str] = (),
 ) -> None:
     """Let go of the lease with this status and the event of it, if the lease still holds.
 
@@ -382,8 +387,29 @@ def end(
         record = {"status": status, "output": audit.digest(output), "code": problem and problem["code"]}
         audit.append(tx, actor=by, action="run.ended", run=lease.run, body=record)
     lines = append_events(tx, lease.run, seq, [*notes, last])
-    outcome = Outcome(run=lease.run, status=status, output=output, error=error)
+    if status in TERMINAL:
+        _end_members(tx, lease.run, by=by)
+    outcome = Outcome(run=lease.run, status=status, output=output, error=error, questions=tuple(pending))
     tx.after_commit(lambda: then(outcome, lines))
+
+
+def _end_members(tx: Transaction, run: str, *, by: str) -> None:
+    """Cancel the runs that members of this one made and that are not over: nobody goes on with them."""
+    error = RunCancelled("the run that made this one is over").body()
+    for row in tx.all("SELECT id, tokens, cost, turns, active, status FROM runs WHERE root = ? ORDER BY id", (run,)):
+        member, tokens, cost, turns, active, status = row
+        if status in TERMINAL:
+            continue
+        seq = tx.one(
+            "UPDATE runs SET status = 'cancelled', error = ?, owner = NULL, lease_until = NULL, epoch = epoch + 1, "
+            "seq = seq + 1, updated_at = ? WHERE id = ? RETURNING seq",
+            (dump(error, "the error").decode(), tx.now, member),
+        )
+        assert seq is not None
+        questions.withdraw_open(tx, member)
+        body = {"error": error, "spent": records.spent(tokens, cost, turns, active)}
+        append_events(tx, member, seq[0], [Note(type="run.cancelled", body=body)])
+        audit.append(tx, actor=by, action="run.ended", run=member, body={"status": "cancelled", "code": error["code"]})
 
 
 def _cancelling(tx: Transaction, run: str) -> bool:

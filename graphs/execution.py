@@ -20,6 +20,7 @@ from .lease import Lease
 if TYPE_CHECKING:
     from .drive import Outcome
     from .journal import Path
+    from .runs import Runs
     from .workflow import Workflow
 
 Ending = Literal["stop", "cancel", "lost", "time"]
@@ -27,37 +28,18 @@ Ending = Literal["stop", "cancel", "lost", "time"]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
-class Execution:
-    run: str
-    workflow: Workflow
-    db: Database
-    bus: Bus
+class Account:
+    """One budget at work: that of a run, and of all runs that its members make."""
+
     lease: Lease
-    principal: Principal
-    equipment: Equipment
+    """The lease of the run that the budget belongs to."""
     budget: Budget
-    preapproved: Sequence[str]
     active_before: float
-    input: dict[str, Any] | None = None
-    """Set for a run that was made by this process a moment ago: there is nothing to replay."""
     began: float = field(default_factory=time.monotonic)
-    ending: Ending | None = None
-    task: asyncio.Task[Any] | None = None
-    """The task that runs the graph, while it may be broken off."""
-    broken: asyncio.Event = field(default_factory=asyncio.Event)
-    """Set when nothing of this execution is worth waiting for any more."""
-    outcome: Outcome | None = None
-    """Set once the run has been let go of."""
-    paths: dict[str, Path | None] = field(default_factory=dict[str, "Path | None"])
-    """Members at work by journal path; None for one that is done, whose facts need not stay in memory."""
     in_flight: int = 0
     """Reservations that are not settled yet."""
     settled: asyncio.Event = field(default_factory=asyncio.Event)
     """Set, and replaced by a new one, whenever a reservation comes back."""
-
-    @property
-    def fresh(self) -> bool:
-        return self.input is not None
 
     @property
     def active(self) -> float:
@@ -75,10 +57,52 @@ class Execution:
         settled, self.settled = self.settled, asyncio.Event()
         settled.set()
 
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Execution:
+    run: str
+    workflow: Workflow
+    db: Database
+    bus: Bus
+    lease: Lease
+    principal: Principal
+    equipment: Equipment
+    account: Account
+    preapproved: Sequence[str]
+    active_before: float
+    runs: Runs
+    parent: Execution | None = None
+    """The execution of the run whose member this run is."""
+    depth: int = 0
+    input: dict[str, Any] | None = None
+    """Set for a run that was made by this process a moment ago: there is nothing to replay."""
+    began: float = field(default_factory=time.monotonic)
+    ending: Ending | None = None
+    task: asyncio.Task[Any] | None = None
+    """The task that runs the graph, while it may be broken off."""
+    broken: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when nothing of this execution is worth waiting for any more."""
+    outcome: Outcome | None = None
+    """Set once the run has been let go of."""
+    paths: dict[str, Path | None] = field(default_factory=dict[str, "Path | None"])
+    """Members at work by journal path; None for one that is done, whose facts need not stay in memory."""
+    children: set[Execution] = field(default_factory=set["Execution"])
+
+    @property
+    def fresh(self) -> bool:
+        return self.input is not None
+
+    @property
+    def active(self) -> float:
+        """Seconds of execution so far, earlier ones included."""
+        return self.active_before + time.monotonic() - self.began
+
     def end(self, why: Ending) -> None:
         """Break the execution off. The first reason stands."""
         if self.ending is None:
             self.ending = why
+            for child in self.children:
+                child.end(why)
             if self.task is not None:
                 self.task.cancel()
         if why != "stop":

@@ -11,7 +11,7 @@ from .workflow import Workflow
 
 def fingerprint(workflow: Workflow, equipment: Equipment) -> dict[str, Any]:
     """Nodes, edges, state, prompts, output types and tools, in JSON form."""
-    return {**workflow.shape, "tools": equipment.fingerprint}
+    return {**workflow.shape, "tools": {a.name: equipment.fingerprint.get(a.name, {}) for a in workflow.agents}}
 
 
 def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -25,7 +25,7 @@ from ..agents.scope import Answer, Commit, Left, Note
 from ..agents.tools.base import Tool
 from . import questions
 from .events import Line, timestamp
-from .execution import Execution
+from .execution import Account, Execution
 from .lease import lost
 
 T = TypeVar("T")
@@ -57,8 +57,19 @@ def append_events(tx: Transaction, run: str, last: int, notes: Sequence[Note], *
 
 
 def advance(tx: Transaction, execution: Execution, events: int, spend: Spend = Spend()) -> int:  # noqa: B008
-    """The fence, the events' numbers and the spending in one statement; returns the last number taken."""
-    lease = execution.lease
+    """The fence, the events' numbers and the spending in one statement; returns the last number taken.
+
+    A run that another one made spends from that one's budget, under its lease too.
+    """
+    lease, account = execution.lease, execution.account.lease
+    if account.run != lease.run:
+        changed = tx.execute(
+            "UPDATE runs SET tokens = tokens + ?, cost = cost + ?, turns = turns + ? "
+            "WHERE id = ? AND owner = ? AND epoch = ? AND lease_until > ?",
+            (spend.tokens, spend.micro_usd, spend.turns, account.run, account.owner, account.epoch, tx.now),
+        )
+        if not changed:
+            raise lost(account)
     row = tx.one(
         "UPDATE runs SET seq = seq + ?, tokens = tokens + ?, cost = cost + ?, turns = turns + ?, updated_at = ? "
         "WHERE id = ? AND owner = ? AND epoch = ? AND lease_until > ? RETURNING seq",
@@ -135,8 +146,12 @@ class Path:
 
     @property
     def max_depth(self) -> int:
-        limit = self._execution.budget.depth
+        limit = self._execution.account.budget.depth
         return MAX_DEPTH if limit is None else limit
+
+    @property
+    def execution(self) -> Execution:
+        return self._execution
 
     @property
     def run(self) -> str:
@@ -160,7 +175,7 @@ class Path:
 
     @property
     def deadline(self) -> float | None:
-        return self._execution.deadline
+        return self._execution.account.deadline
 
     @property
     def followed(self) -> bool:
@@ -201,18 +216,18 @@ class Path:
         try:
             await self._write(commit, lambda _: spend, flush=flush)
         finally:
-            self._execution.came_back()
+            self._execution.account.came_back()
 
     async def reserve(self, fit: Callable[[Left], Spend], commit: Commit) -> Spend:
-        execution = self._execution
+        account = self._execution.account
         while True:
-            settled = execution.settled
-            reservation = _Reservation(execution)
+            settled = account.settled
+            reservation = _Reservation(account)
             try:
                 return await self._write(commit, lambda tx: fit(self._left(tx)), then=reservation.begin)
             except BudgetExceeded:
                 # What was settled since this look may have made room, and what is in flight may yet.
-                if not execution.in_flight and not settled.is_set():
+                if not account.in_flight and not settled.is_set():
                     raise
             except BaseException:
                 reservation.abandon()
@@ -220,16 +235,16 @@ class Path:
             await settled.wait()
 
     def forfeit(self) -> None:
-        self._execution.came_back()
+        self._execution.account.came_back()
 
     def _left(self, tx: Transaction) -> Left:
-        execution = self._execution
-        budget = execution.budget
-        if execution.deadline is not None and time.monotonic() >= execution.deadline:
+        account = self._execution.account
+        budget = account.budget
+        if account.deadline is not None and time.monotonic() >= account.deadline:
             raise BudgetExceeded("the run's seconds are spent", limit="seconds")
         if budget.tokens is None and budget.micro_usd is None and budget.turns is None:
             return Left()
-        row = tx.one("SELECT tokens, cost, turns FROM runs WHERE id = ?", (execution.run,), lock=True)
+        row = tx.one("SELECT tokens, cost, turns FROM runs WHERE id = ?", (account.lease.run,), lock=True)
         assert row is not None
         return Left(
             tokens=None if budget.tokens is None else budget.tokens - row[0],
@@ -310,16 +325,16 @@ class Path:
 class _Reservation:
     """Counts one reservation as in flight from its commit on, unless its caller has gone by then."""
 
-    def __init__(self, execution: Execution) -> None:
-        self._execution = execution
+    def __init__(self, account: Account) -> None:
+        self._account = account
         self._begun = self._gone = False
 
     def begin(self) -> None:
         if not self._gone:
             self._begun = True
-            self._execution.in_flight += 1
+            self._account.in_flight += 1
 
     def abandon(self) -> None:
         self._gone = True
         if self._begun:
-            self._execution.came_back()
+            self._account.came_back()

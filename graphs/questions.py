@@ -7,8 +7,8 @@ channel; a model's channel does not exist, so a model cannot approve what a mode
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import orjson
@@ -47,6 +47,8 @@ class Question:
     asked_at: float
     expires_at: float | None
     answered_at: float | None
+    root: str = ""
+    """The run that is resumed when this is answered, where it is not ``run`` itself."""
 
     @property
     def title(self) -> str:
@@ -56,7 +58,7 @@ class Question:
         """What inboxes show: all of it but the inner names."""
         return {
             "question": self.id,
-            "run": self.run,
+            "run": self.root or self.run,
             "kind": self.kind,
             "title": self.title,
             "status": self.status,
@@ -116,20 +118,28 @@ def of_run(tx: Transaction, run: str) -> list[Question]:
     return [_question(row) for row in rows]
 
 
+def by_id(tx: Transaction, ids: Sequence[str]) -> list[Question]:
+    rows = [tx.one(f"SELECT {_COLUMNS} FROM questions q WHERE q.id = ?", (id_,)) for id_ in ids]  # noqa: S608
+    return [_question(row) for row in rows if row is not None]
+
+
 async def inbox(db: Database, *, subject: str | None = None, run: str | None = None) -> list[Question]:
-    """Open questions of runs that are not over, oldest first."""
+    """Open questions of runs that are not over, oldest first; those of ``run`` include its members' runs'."""
     sql = (
-        f"SELECT {_COLUMNS} FROM questions q JOIN runs r ON r.id = q.run "  # noqa: S608
+        f"SELECT {_COLUMNS}, r.root FROM questions q JOIN runs r ON r.id = q.run "  # noqa: S608
         "WHERE q.status = 'open' AND r.status IN ('running', 'waiting', 'stopped') "
         "AND (q.expires_at IS NULL OR q.expires_at > ?)"
     )
     params: list[Any] = []
-    for column, value in (("r.subject", subject), ("q.run", run)):
-        if value is not None:
-            sql += f" AND {column} = ?"
-            params.append(value)
+    if subject is not None:
+        sql += " AND r.subject = ?"
+        params.append(subject)
+    if run is not None:
+        sql += " AND (r.id = ? OR r.root = ?)"
+        params += [run, run]
     sql += " ORDER BY q.asked_at, q.id"
-    return [_question(row) for row in await db.read(lambda tx: tx.all(sql, [tx.now, *params]))]
+    rows = await db.read(lambda tx: tx.all(sql, [tx.now, *params]))
+    return [replace(_question(row[:-1]), root=row[-1] or "") for row in rows]
 
 
 def usable(schema: Mapping[str, Any]) -> bool:

@@ -20,7 +20,7 @@ TERMINAL: frozenset[str] = frozenset({"done", "failed", "refused", "cancelled"})
 
 _COLUMNS = (
     "id, workflow, status, input, output, error, principal, settings, fingerprint, budget, tokens, cost, turns, "
-    "active, seq, owner, epoch, lease_until, cancelling, traceparent, retry_of, created_at, updated_at"
+    "active, seq, owner, epoch, lease_until, cancelling, traceparent, retry_of, root, created_at, updated_at"
 )
 
 
@@ -49,6 +49,8 @@ class RunRecord:
     cancelling: bool
     traceparent: str | None
     retry_of: str | None
+    root: str | None
+    """The run that has the lease and the budget, where a member of a run made this one."""
     created_at: float
     updated_at: float
 
@@ -71,6 +73,7 @@ class RunRecord:
             "epoch": self.epoch,
             "events": self.seq,
             "retry_of": self.retry_of,
+            "root": self.root,
             "by": self.principal.key,
             "created_at": timestamp(self.created_at),
             "updated_at": timestamp(self.updated_at),
@@ -110,15 +113,17 @@ def insert(
     budget: Budget,
     traceparent: str | None,
     retry_of: str | None,
+    root: str | None = None,
 ) -> None:
     """Make the row of a new run. Raises `RunExists` for an id that is taken."""
     made = tx.execute(
         "INSERT INTO runs (id, workflow, status, input, principal, subject, settings, fingerprint, budget, "
-        "traceparent, retry_of, created_at, updated_at) VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
+        "traceparent, retry_of, root, created_at, updated_at) "
+        "VALUES (?, ?, 'running', ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?) "
         "ON CONFLICT (id) DO NOTHING",
         (
             run, workflow, _json(input), _json(principal.to_json()), principal.key, _json(settings), _json(fingerprint),
-            _json(budget.to_json()), traceparent, retry_of, tx.now, tx.now,
+            _json(budget.to_json()), traceparent, retry_of, root, tx.now, tx.now,
         ),
     )  # fmt: skip
     if not made:
@@ -160,8 +165,8 @@ async def recent(
     limit: int = 20,
     before: float | None = None,
 ) -> list[RunRecord]:
-    """Runs, newest first."""
-    sql, params = f"SELECT {_COLUMNS} FROM runs WHERE 1 = 1", list[Any]()  # noqa: S608
+    """Runs, newest first, without those that members of runs made."""
+    sql, params = f"SELECT {_COLUMNS} FROM runs WHERE root IS NULL", list[Any]()  # noqa: S608
     for condition, value in (("subject = ?", subject), ("workflow = ?", workflow), ("created_at < ?", before)):
         if value is not None:
             sql += f" AND {condition}"
@@ -181,12 +186,16 @@ async def prune(db: Database, *, older_than: float, subject: str | None = None, 
     """
 
     def work(tx: Transaction) -> list[str]:
-        sql = "SELECT id FROM runs WHERE status IN ('done', 'failed', 'refused', 'cancelled') AND updated_at <= ?"
+        sql = (
+            "SELECT id FROM runs WHERE root IS NULL AND status IN ('done', 'failed', 'refused', 'cancelled') "
+            "AND updated_at <= ?"
+        )
         params: list[Any] = [tx.now - older_than]
         if subject is not None:
             sql += " AND subject = ?"
             params.append(subject)
         ids = sorted(row[0] for row in tx.all(sql, params))  # two that prune at once take rows in one order
+        ids += sorted(row[0] for id_ in ids for row in tx.all("SELECT id FROM runs WHERE root = ?", (id_,)))
         if not dry_run:
             for table, column in _OF_A_RUN:
                 tx.executemany(f"DELETE FROM {table} WHERE {column} = ?", [(id_,) for id_ in ids])  # noqa: S608

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 import uuid
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import anyio
+from langchain_core.runnables.config import var_child_runnable_config
 
 from retinue import audit, telemetry
 from retinue.database.base import Database, Transaction
@@ -23,7 +25,7 @@ from . import questions, records
 from .checkpoints import Checkpoints, serializer_for
 from .drive import Outcome, drive, end, expire
 from .events import Line
-from .execution import Execution, current
+from .execution import Account, Execution, current
 from .fingerprint import differences, fingerprint
 from .follow import Bus
 from .journal import append_events
@@ -77,8 +79,11 @@ class Runs:
         budget: Budget | None = None,
         run: str | None = None,
         retry_of: str | None = None,
+        parent: Execution | None = None,
     ) -> Execution:
         """Make a run and take its lease, in one transaction. Nothing has been executed yet: see `execute`.
+
+        With ``parent`` it is a run that a member of that one makes: it spends from the parent's budget.
 
         Raises `InvalidInput`, `ConfigError` (a money budget and a model without a price), `RunExists` for an id that
         is taken, `DatabaseError`.
@@ -92,6 +97,8 @@ class Runs:
         note = Note(type="run.started", body={"workflow": workflow.name, **_models(equipment)})
 
         def work(tx: Transaction) -> tuple[Lease, list[Line]]:
+            if parent is not None:
+                check(tx, parent.lease)
             records.insert(
                 tx,
                 id_,
@@ -103,6 +110,7 @@ class Runs:
                 budget=limits,
                 traceparent=telemetry.traceparent(),
                 retry_of=retry_of,
+                root=None if parent is None else parent.account.lease.run,
             )
             lease = self._acquire(tx, id_)
             tx.execute("UPDATE runs SET seq = 1 WHERE id = ?", (id_,))
@@ -121,16 +129,27 @@ class Runs:
             lease=lease,
             principal=principal,
             equipment=equipment,
-            budget=limits,
+            account=Account(lease=lease, budget=limits, active_before=0.0) if parent is None else parent.account,
             preapproved=tuple(kept.get("approve", ())),
             active_before=0.0,
+            runs=self,
+            parent=parent,
             input=data,
         )
+        return self._begin(execution)
+
+    def _begin(self, execution: Execution) -> Execution:
+        if (parent := execution.parent) is not None:
+            parent.children.add(execution)
+            if parent.ending is not None:
+                execution.end(parent.ending)
         self._keeper.add(execution)
         return execution
 
-    async def resume(self, record: RunRecord, workflow: Workflow, equipment: Equipment) -> Execution:
-        """Take the lease of a run that is not over.
+    async def resume(
+        self, record: RunRecord, workflow: Workflow, equipment: Equipment, *, parent: Execution | None = None
+    ) -> Execution:
+        """Take the lease of a run that is not over. One that a member made is resumed by its ``parent`` alone.
 
         Raises `RunBusy`, `WorkflowChanged` with what differs, `RunError` for a run that is over.
         """
@@ -138,7 +157,11 @@ class Runs:
         note_body = _models(equipment)
 
         def work(tx: Transaction) -> tuple[Lease, RunRecord]:
+            if parent is not None:
+                check(tx, parent.lease)
             fresh = records.get(tx, record.id, lock=True)
+            if fresh.root is not None and parent is None:
+                raise RunError(f"run {record.id[:8]} is part of another one", hint=f"Resume {fresh.root[:8]}.")
             if fresh.status in TERMINAL:
                 raise RunError(f"run {record.id[:8]} is {fresh.status}", hint="Start a new one with `retinue run`.")
             lease = self._acquire(tx, record.id)
@@ -169,14 +192,17 @@ class Runs:
             lease=lease,
             principal=fresh.principal,
             equipment=equipment,
-            budget=fresh.budget,
+            account=Account(lease=lease, budget=fresh.budget, active_before=fresh.active)
+            if parent is None
+            else parent.account,
             preapproved=tuple(fresh.settings.get("approve", ())),
             active_before=fresh.active,
+            runs=self,
+            parent=parent,
         )
         if fresh.cancelling:  # asked for while its last process was dying
             execution.end("cancel")
-        self._keeper.add(execution)
-        return execution
+        return self._begin(execution)
 
     def _acquire(self, tx: Transaction, run: str) -> Lease:
         if (dropped := self._dropped.get(run)) is not None:  # we live, but no longer work on it
@@ -196,7 +222,10 @@ class Runs:
         cancellation; any other error is in the outcome.
         """
         # A task of its own: reasons to break it off never mix with its caller's, and letting go is never half done.
-        task = asyncio.create_task(self._execute(execution), name=f"run {execution.run[:8]}")
+        # And a context without LangGraph's own: a graph in a node of another would be taken for a part of it.
+        context = contextvars.copy_context()
+        context.run(var_child_runnable_config.set, None)
+        task = asyncio.create_task(self._execute(execution), name=f"run {execution.run[:8]}", context=context)
         try:
             return await asyncio.shield(task)
         except asyncio.CancelledError:
@@ -213,6 +242,8 @@ class Runs:
             if execution.outcome is None:  # the database failed, or the lease is lost
                 self._dropped[execution.run] = execution.lease
             self._keeper.remove(execution)
+            if execution.parent is not None:
+                execution.parent.children.discard(execution)
 
     # From outside
 
@@ -232,6 +263,8 @@ class Runs:
             fresh = records.get(tx, record.id, lock=True)
             if fresh.principal.key != principal.key:
                 raise RunNotFound(f"there is no run {record.id}")
+            if fresh.root is not None:
+                raise RunError(f"run {record.id[:8]} is part of another one", hint=f"Cancel {fresh.root[:8]}.")
             if fresh.status in TERMINAL:
                 raise RunError(f"run {record.id[:8]} is already {fresh.status}", hint="There is nothing to cancel.")
             try:
@@ -256,9 +289,10 @@ class Runs:
 
         def work(tx: Transaction) -> list[str]:
             rows = tx.all(
-                "SELECT id, owner, lease_until FROM runs WHERE status = 'running' OR status = 'waiting' AND NOT EXISTS "
-                "(SELECT 1 FROM questions WHERE run = runs.id AND status = 'open' "
-                "AND (expires_at IS NULL OR expires_at > ?)) ORDER BY created_at",
+                "SELECT id, owner, lease_until FROM runs WHERE root IS NULL AND (status = 'running' "
+                "OR status = 'waiting' AND NOT EXISTS (SELECT 1 FROM questions q JOIN runs r ON r.id = q.run "
+                "WHERE (r.id = runs.id OR r.root = runs.id) AND q.status = 'open' "
+                "AND (q.expires_at IS NULL OR q.expires_at > ?))) ORDER BY created_at",
                 (tx.now,),
             )
             return [

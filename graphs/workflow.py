@@ -8,6 +8,7 @@ from functools import cached_property
 from typing import Any, cast, get_type_hints
 from weakref import WeakKeyDictionary
 
+import orjson
 from langgraph.channels.base import BaseChannel
 from langgraph.channels.binop import BinaryOperatorAggregate
 from langgraph.graph import StateGraph
@@ -18,7 +19,9 @@ from retinue.errors import ConfigError, InvalidInput, OutputInvalid
 
 from ..agents.agent import Agent
 from ..agents.budget import Budget
-from ..agents.member import Member
+from ..agents.member import Done, Member, Waiting
+from ..agents.scope import Scope
+from ..agents.tools.base import digest
 from .checkpoints import Checkpoints
 from .nodes import MEMBER
 
@@ -95,12 +98,49 @@ class Workflow:
         waiting = list(self.steps.values())
         while waiting:
             member = waiting.pop(0)
+            if isinstance(member, Workflow):
+                waiting += member.agents
+                continue
             if not isinstance(member, Agent) or agents.get(member.name) is member:
                 continue
             if agents.setdefault(member.name, member) is not member:
                 raise ConfigError(f"{self.name} has two agents named {member.name!r}")
             waiting += [*member.delegates, *member.handoffs]
         return list(agents.values())
+
+    @cached_property
+    def workflows(self) -> Sequence[Workflow]:
+        """The workflows that are members of this one, each once, those of those included."""
+        found: dict[str, Workflow] = {}
+        waiting: list[Any] = [*self.steps.values(), *(m for a in self.agents for m in (*a.delegates, *a.handoffs))]
+        while waiting:
+            member = waiting.pop(0)
+            if isinstance(member, Workflow) and found.setdefault(member.name, member) is not member:
+                raise ConfigError(f"{self.name} has two workflows named {member.name!r}")
+            if isinstance(member, Workflow):
+                waiting += member.workflows
+        return list(found.values())
+
+    # As a member of another workflow: a run of its own, see `members`
+
+    @property
+    def output(self) -> type[Any]:
+        return self.output_type
+
+    @property
+    def input_schema(self) -> Mapping[str, Any]:
+        return self._input_schema
+
+    def task(self, arguments: Mapping[str, Any]) -> str:
+        return orjson.dumps(arguments).decode()
+
+    def revive(self, value: str) -> Any:
+        return self._output.validate_json(value)
+
+    async def run(self, task: str, scope: Scope) -> Done | Waiting:
+        from .members import run_member
+
+        return await run_member(self, task, scope)
 
     @cached_property
     def input_type(self) -> type[Any]:
@@ -212,6 +252,7 @@ class Workflow:
             "state": state,
             "prompts": {agent.name: agent.prompt_hash for agent in self.agents},
             "outputs": {agent.name: agent.output_schema for agent in self.agents if agent.output_schema is not None},
+            "members": {flow.name: digest(flow.shape) for flow in self.workflows},
         }
 
     def mermaid(self) -> str:

@@ -121,6 +121,8 @@ class Host:
         """
         if record.principal.key != self.principal.key:
             raise RunNotFound(f"there is no run {record.id}")
+        if record.root is not None:  # a member of that run made this one
+            record = await self.find(record.root)
         options = RunOptions.from_json(record.settings)
         workflow = self.workflow(options.target or record.workflow)
         return await self.runs.resume(record, workflow, await self.equip(workflow, options))

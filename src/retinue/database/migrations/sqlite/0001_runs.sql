@@ -22,11 +22,13 @@ CREATE TABLE runs (
     cancelling   INTEGER NOT NULL DEFAULT 0,
     traceparent  TEXT,
     retry_of     TEXT,
+    root         TEXT,                       -- the run whose lease and budget this one works under; its own if null
     created_at   REAL NOT NULL,
     updated_at   REAL NOT NULL
 );
 CREATE INDEX runs_by_time ON runs (created_at);
 CREATE INDEX runs_by_status ON runs (status, created_at);
+CREATE INDEX runs_by_root ON runs (root);
 
 CREATE TABLE events (
     run  TEXT NOT NULL,
