@@ -51,6 +51,11 @@ class Question:
     """The run that is resumed when this is answered, where it is not ``run`` itself."""
 
     @property
+    def resumes(self) -> str:
+        """The run that goes on when this is answered."""
+        return self.root or self.run
+
+    @property
     def title(self) -> str:
         return str(self.body.get("title", self.kind))
 
@@ -58,7 +63,7 @@ class Question:
         """What inboxes show: all of it but the inner names."""
         return {
             "question": self.id,
-            "run": self.root or self.run,
+            "run": self.resumes,
             "kind": self.kind,
             "title": self.title,
             "status": self.status,

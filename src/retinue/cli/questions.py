@@ -41,12 +41,12 @@ async def _inbox(here: App) -> None:
         if db is None or not found:
             here.out.print("No question waits for you.")
             return
-        of_run = [question.run for question in found]
+        of_run = [question.resumes for question in found]
         for question in found:
-            short = await short_id(db, question.run)
+            short = await short_id(db, question.resumes)
             title = here.out.style(one_line(question.title, 90), bold=True)
             here.out.raw(f"{here.out.style(short, fg='yellow')}  {title}  {here.out.style(when(question), dim=True)}")
-            command = how_to_answer(here, short, question, alone=of_run.count(question.run) == 1)
+            command = how_to_answer(here, short, question, alone=of_run.count(question.resumes) == 1)
             here.out.raw(f"        {here.out.style(command)}")
 
 

@@ -25,11 +25,13 @@ CREATE TABLE runs (
     cancelling   BIGINT NOT NULL DEFAULT 0,
     traceparent  TEXT,
     retry_of     TEXT COLLATE "C",
+    root         TEXT COLLATE "C",                    -- the run whose lease and budget this one works under; its own if null
     created_at   DOUBLE PRECISION NOT NULL,
     updated_at   DOUBLE PRECISION NOT NULL
 ) WITH (fillfactor = 70);
 CREATE INDEX runs_by_time ON runs (created_at);
 CREATE INDEX runs_by_status ON runs (status, created_at);
+CREATE INDEX runs_by_root ON runs (root);
 
 CREATE TABLE events (
     run  TEXT COLLATE "C" NOT NULL,
