@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.terminal import Done, Warm
 
-NAMES = ("letter", "pair", "talk", "slow", "doubt", "failing", "paid", "nasty", "stubborn")
+NAMES = ("letter", "pair", "talk", "slow", "doubt", "failing", "paid", "nasty", "stubborn", "both")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ from typing import Any, cast
 import pytest
 
 from retinue.graphs.events import parse
-from tests.support.terminal import ROOT
+from tests.support.terminal import ROOT, wait_for
 from tests.support.workflows import NASTY
 
 from .conftest import Shell
@@ -120,6 +121,36 @@ def test_an_error_after_the_run_began_is_a_line_of_its_own(retinue: Shell) -> No
     assert last["type"] == "error"
     assert last["run"] == run
     assert last["error"]["code"] == "workflow_not_found"
+
+
+def test_stopping_ends_with_a_line_that_says_so(retinue: Shell) -> None:
+    out = retinue.folder / "lines"
+    pid = retinue.warm.start(
+        ["run", "slow", "Tea", "--json"], retinue.folder, stdin=os.devnull, stdout=str(out), stderr=os.devnull
+    )
+    wait_for(lambda: out.exists() and "tool.called" in out.read_text())
+    os.kill(pid, signal.SIGINT)
+    assert retinue.warm.wait(pid) == 130
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert lines[-1]["type"] == "run.stopped"
+    assert [line["seq"] for line in lines if "seq" in line] == list(range(1, len(lines) + 1))
+
+
+def test_an_answer_to_a_run_at_work_elsewhere_is_taken_there(retinue: Shell) -> None:
+    out = retinue.folder / "lines"
+    pid = retinue.warm.start(
+        ["run", "both", "Tea", "--json"], retinue.folder, stdin=os.devnull, stdout=str(out), stderr=os.devnull
+    )
+    wait_for(lambda: out.exists() and "question.asked" in out.read_text() and "tool.called" in out.read_text())
+    run = json.loads(out.read_text().splitlines()[0])["run"]
+    answered = retinue("answer", run, "--approve", "--json")
+    assert answered.code == 0
+    assert answered.lines[0]["type"] == "question.answered"
+    (retinue.folder / "go").touch()
+    assert retinue.warm.wait(pid) == 0
+    stored = [line for line in map(json.loads, out.read_text().splitlines()) if "seq" in line]
+    assert [line["seq"] for line in stored] == list(range(1, len(stored) + 1))
+    assert stored[-1]["output"] == {"subject": "Tea", "reply": "sent to ann@example.org", "seen": "seen"}
 
 
 def test_nothing_that_a_terminal_obeys_is_in_json(retinue: Shell) -> None:

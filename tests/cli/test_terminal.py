@@ -183,11 +183,23 @@ def test_a_question_answered_in_another_terminal_is_not_asked_any_longer(retinue
     with asked(retinue, "run", "letter", "Tea") as terminal:
         terminal.expect(MENU)
         run = retinue("inbox", "--json").document["questions"][0]["run"]
-        assert retinue("answer", run, "--approve", "--json").code == 0
+        elsewhere = retinue("answer", run, "--approve", "--json")
+        assert (elsewhere.code, elsewhere.lines[-1]["type"]) == (0, "run.done")
         terminal.expect("Somebody has answered it elsewhere.")
         assert terminal.finish() == 0
     assert "Done: sent to ann@example.org" in terminal.text
     assert len(retinue.sent()) == 1
+
+
+def test_a_run_that_goes_on_elsewhere_is_shown_and_its_next_question_asked(retinue: Shell) -> None:
+    with asked(retinue, "run", "pair", "Tea") as terminal:
+        terminal.expect(MENU)
+        first, _ = retinue("inbox", "--json").document["questions"]
+        assert retinue("answer", first["run"], first["question"], "--approve", "--json").code == 10
+        terminal.expect("Somebody has answered it elsewhere.")
+        terminal.answer(MENU, "a")
+        assert terminal.finish() == 0
+    assert len(retinue.sent()) == 2
 
 
 def test_of_two_terminals_that_answer_one_question_the_first_counts(retinue: Shell) -> None:

@@ -17,11 +17,13 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
+
+import retinue.cli
 
 ROOT = Path(__file__).parents[2]
 PATIENCE = 20.0
@@ -169,6 +171,14 @@ class Terminal:
             self._code = self._warm.wait(self.pid)
 
 
+def wait_for(holds: Callable[[], bool]) -> None:
+    """Wait until a condition holds that another process brings about."""
+    deadline = time.monotonic() + PATIENCE
+    while not holds():
+        assert time.monotonic() < deadline, "what was waited for did not come"
+        select.select([], [], [], 0.01)
+
+
 # The program
 
 
@@ -224,8 +234,22 @@ def _command(request: dict[str, Any]) -> int:
     return code
 
 
-if __name__ == "__main__":
-    for _name in ("retinue.cli.carry", "retinue.cli.live", "tests.support.workflows", "retinue.mcp_servers.builtin"):
-        importlib.import_module(_name)
+def warm_up() -> None:
+    """Import what commands import on use. Nothing is executed: a process that forks must have no threads."""
+    names = [f"retinue.cli.{path.stem}" for path in Path(retinue.cli.__file__).parent.glob("[a-z]*.py")]
+    names += [
+        "tests.support.workflows",
+        "retinue.agents.loop",
+        "retinue.mcp_servers.builtin",
+        "retinue.database.sqlite",
+    ]
+    names += ["retinue.mcp_servers.workspace", "importlib.metadata", "platformdirs", "jsonschema", "rich.markdown"]
+    names += ["langgraph.pregel.main", "langchain_core.tracers.context", "langchain_core.tracers.stdout"]
+    names += ["anyio._backends._asyncio", "httpcore2", "click.shell_completion"]
+    for name in names:
+        importlib.import_module(name)
 
+
+if __name__ == "__main__":
+    warm_up()
     serve(sys.stdin, sys.stdout)

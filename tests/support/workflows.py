@@ -85,6 +85,22 @@ pair_graph.add_edge("send", END)
 pair = Workflow("pair", pair_graph)
 
 
+# A question in one branch while another is at work
+
+
+class Both(BaseModel):
+    subject: str
+    reply: str = ""
+    seen: str = ""
+
+
+both_graph = StateGraph(Both)
+both_graph.add_node(
+    "send",
+    step(Agent("clerk", prompt="Send.", function=clerk, tools=[mail]), task=lambda s: f"{s.subject}|1", into="reply"),
+)
+
+
 # Questions of a user's own nodes
 
 
@@ -130,9 +146,13 @@ def watch(call: FunctionCall) -> Any:
     return call.results[0].text if call.results else call.use("look")
 
 
-slow = _of_one_agent(
-    "slow", Agent("watcher", prompt="Look.", function=watch, tools=[FunctionToolset(look, effect="read_only")])
-)
+watcher = Agent("watcher", prompt="Look.", function=watch, tools=[FunctionToolset(look, effect="read_only")])
+both_graph.add_node("look", step(watcher, task="look", into="seen"))
+for _name in ("send", "look"):
+    both_graph.add_edge(START, _name)
+    both_graph.add_edge(_name, END)
+both = Workflow("both", both_graph)
+slow = _of_one_agent("slow", watcher)
 
 
 # One whose call is in doubt: its tool says that no result came back

@@ -18,17 +18,21 @@ from retinue.graphs.questions import Channel, Question
 from retinue.graphs.records import TERMINAL, RunRecord
 from retinue.host import Host
 
-from .ask import Asker
+from .ask import Asker, Ending
 from .display import how_to_answer, show_output, show_question, suggestion
 from .errors import INTERRUPTED, exit_code_of_body, tell
 from .group import App
 from .loop import Signals
-from .progress import Progress
+from .progress import Progress, Spending
 from .reading import short_id
 from .terminal import Terminal
 from .views import View, indexing_text, view_for
 
 WAITING = 10
+POLL = 0.2
+"""Seconds between looks at a run that another process carries on."""
+GRACE = 2.0
+"""Seconds that another process has to begin with what was answered there."""
 
 
 class Carrier:
@@ -79,39 +83,72 @@ class Carrier:
             await self.waiting(record, asked)
             return WAITING
         asker = Asker(self._app, self._terminal, self._submit, self._closed)
-        any_answered = False
+        endings: set[Ending] = set()
         try:
             for question in asked:
                 if question.id not in self._later:
-                    if await asker.ask(question) == "later":
+                    endings.add(ending := await asker.ask(question))
+                    if ending == "later":
                         self._later.add(question.id)
-                    else:
-                        any_answered = True
         except asyncio.CancelledError:  # Ctrl-C at a question: nothing goes on that could be stopped
             if not self._signals.stopping:
                 raise
             _uncancel()
-        if any_answered:
+        if "answered" not in endings and "elsewhere" in endings:
+            await self._give_way(record.id)
+        if endings - {"later"}:
             return await self.resumed(record)
         await self.waiting(record, asked, shown=True)
         return WAITING
 
     async def resumed(self, record: RunRecord) -> Execution | int:
         """Take the run's lease again; or the exit code, where somebody else has carried it on or does."""
-        fresh = await self._host.find(record.id)
-        if fresh.status in TERMINAL:
-            return await self.ended(fresh)
         self._progress.go_on()
+        while True:
+            fresh = await self._host.find(record.id)
+            if fresh.status in TERMINAL:
+                return await self.ended(fresh)
+            with contextlib.suppress(RunBusy):
+                return await self._host.resume(fresh)
+            if not self._app.out.interactive:
+                return await self._left_to_others(record.id)
+            after = await self._watch(fresh)
+            if after.status == "waiting":
+                return await self.ask(after)
+            if after.status == "stopped":
+                return self._stopped(await short_id(self._host.db, record.id))
+
+    async def _give_way(self, run: str) -> None:
+        """Whoever answered is about to go on with the run; they come first."""
+        for _ in range(int(GRACE / POLL)):
+            if (await self._host.find(run)).status != "waiting":
+                return
+            await asyncio.sleep(POLL)
+
+    async def _left_to_others(self, run: str) -> int:
+        if self._app.out.json:
+            async for line in all_events(self._host.db, run, after=self.after):
+                self._show(line)
+        short = await short_id(self._host.db, run)
+        follow = suggestion(self._app, "runs", "events", short, "--follow")
+        self._app.out.note(f"Another process goes on with run {short}: `{follow}` shows it.")
+        return 0
+
+    async def _watch(self, record: RunRecord) -> RunRecord:
+        """Show what another process does with the run, until it lets go of it or is gone."""
+        db = self._host.db
+        self._view.begin(record)
         try:
-            return await self._host.resume(fresh)
-        except RunBusy:
-            if self._app.out.json:
-                async for line in all_events(self._host.db, record.id, after=self.after):
+            while record.status == "running" and (record.owner is None or db.alive(record.owner) is not False):
+                async for line in all_events(db, record.id, after=self.after):
                     self._show(line)
-            short = await short_id(self._host.db, record.id)
-            follow = suggestion(self._app, "runs", "events", short, "--follow")
-            self._app.out.note(f"Another process goes on with run {short}: `{follow}` shows it.")
-            return 0
+                await asyncio.sleep(POLL)
+                record = await self._host.find(record.id)
+            async for line in all_events(db, record.id, after=self.after):
+                self._show(line)
+        finally:
+            self._view.end()
+        return record
 
     async def waiting(self, record: RunRecord, asked: Sequence[Question], *, shown: bool = False) -> None:
         """Say what the run waits for and how to answer."""
@@ -149,7 +186,9 @@ class Carrier:
         """Execute, and show what there is to show. A view that fails stops the run; it can be resumed."""
         work: asyncio.Task[Outcome] | None = None
         try:
-            self._view.begin(await self._host.find(execution.run))
+            record = await self._host.find(execution.run)
+            self._progress.spent = Spending(tokens=record.tokens, usd=record.cost / 1_000_000, turns=record.turns)
+            self._view.begin(record)
             async for line in all_events(self._host.db, execution.run, after=self.after):
                 self._show(line)
             async with self._host.following(execution, after=self.after) as lines:

@@ -141,9 +141,9 @@ def how_to_answer(app: App, run: str, question: Question, *, alone: bool) -> str
             return f"{base} --approve   (or --reject WHY, --edit FILE)"
         case "in_doubt":
             return f"{base} --happened   (or --not-happened)"
-        case _ if question.schema.get("type") in (None, "string") or any(
-            isinstance(option, str) for option in choices(question.schema)
-        ):
+        case _ if choices(question.schema):
+            return f"{base} --text CHOICE"
+        case _ if question.schema.get("type") in (None, "string"):
             return f"{base} --text TEXT"
         case _:
             return f"{base} --json-value JSON"

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import sys
+import textwrap
 import time
-from collections.abc import Generator, Iterable
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 from rich.console import Console, Group
@@ -16,7 +16,8 @@ from rich.text import Text
 
 from retinue.text import one_line, printable
 
-from .progress import NO_MODEL, AgentRow, Progress, ToolRow, spent_text
+from .progress import NO_MODEL, AgentRow, Progress, ToolRow, gist, spent_text
+from .terminal import silent_keys
 
 if TYPE_CHECKING:
     from retinue.graphs.events import Line
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 
 FRAMES = "⠋⠙⠹⠸⠼⠴⠦⠧⠇⠏"
 PERIOD = 0.12
-TOOLS_SHOWN = 4
+DETAIL = 5
+"""Lines about what one agent does, where there is room for them."""
 TEXT_LINES = 2
 ENDED_ROWS = 60
 """Rows of the last drawing, which stays."""
@@ -46,6 +48,8 @@ class LiveView:
         self._began = time.monotonic()
         self._seconds_before = 0.0
         self._run = ""
+        self._about = ""
+        """What the run was asked."""
         self._preparing = ""
         self._stopping = False
         self._ended = False
@@ -54,6 +58,7 @@ class LiveView:
 
     def begin(self, record: RunRecord) -> None:
         self._workflow = record.workflow
+        self._about = gist(record.input, 120)
         self.remember(record.id, seconds=record.active)
         self._keys.enter_context(silent_keys())
         self._live = Live(
@@ -111,7 +116,7 @@ class LiveView:
         return Group(*drawn)
 
     def _head(self) -> list[Text]:
-        title = Text.assemble((printable(self._workflow), "bold"), f"  {self._run[:6]}")
+        title = Text.assemble((printable(self._workflow), "bold"), f"  {self._run[:6]}", (f"  {self._about}", "dim"))
         if self._progress.language_model is False and not self._told:
             return [Text(NO_MODEL, "yellow"), title]
         return [title]
@@ -136,9 +141,11 @@ class LiveView:
         agents = list(self._progress.agents.values())
         finished = [agent for agent in agents if agent.state == "finished"]
         working = [agent for agent in agents if agent.state != "finished"]
-        detail = [row for agent in working for row in self._agent_rows(agent)]
-        if len(detail) > room - 1:
-            detail = [row for agent in working for row in self._agent_rows(agent)[:1]]
+        detail: list[Row] = []
+        for shown in range(DETAIL, -1, -1):
+            detail = [row for agent in working for row in self._agent_rows(agent, shown)]
+            if len(detail) < room:
+                break
         if len(detail) > room - 1:
             left = len(detail) - max(room - 2, 1)
             detail = [*detail[: max(room - 2, 1)], (0, Text(f"… and {left} more at work", "dim"))]
@@ -147,10 +154,11 @@ class LiveView:
         rows: list[Row] = []
         if folded:
             rows.append((0, Text(f"✓ {folded} finished", "dim")))
-        rows += [self._agent_rows(agent)[0] for agent in finished[folded:]]
+        rows += [row for agent in finished[folded:] for row in self._agent_rows(agent, 0)]
         return [*rows, *detail]
 
-    def _agent_rows(self, agent: AgentRow) -> list[Row]:
+    def _agent_rows(self, agent: AgentRow, shown: int) -> list[Row]:
+        """The agent, and the last ``shown`` lines of what it does."""
         text = Text()
         mark, style = {"finished": ("✓", "green"), "waiting": ("?", "yellow")}.get(
             agent.state, ("·" if self._ended else self._spinner(), "cyan")
@@ -163,16 +171,13 @@ class LiveView:
         facts += [f"turn {agent.turn}"] if agent.turn else []
         facts += [f"{agent.calls} call{'' if agent.calls == 1 else 's'}"] if agent.calls else []
         text.append("  " + " · ".join(facts), "dim")
-        rows: list[Row] = [(0, text)]
-        if agent.state == "finished":
-            return rows
-        rows += [(1, self._tool_row(tool)) for tool in list(agent.tools.values())[-TOOLS_SHOWN:]]
+        if not shown or agent.state == "finished":
+            return [(0, text)]
+        below = [self._tool_row(tool) for tool in list(agent.tools.values())[-DETAIL:]]
         if agent.text and not self._ended:
-            width = max(self._console.size.width - 6, 20)
-            tail = one_line(agent.text[-TEXT_LINES * width :])
-            pieces = [tail[n : n + width] for n in range(0, len(tail), width)][-TEXT_LINES:]
-            rows += [(1, Text(piece, "dim italic")) for piece in pieces]
-        return rows
+            lines = textwrap.wrap(one_line(agent.text), max(self._console.size.width - 8, 20))
+            below += [Text(line, "italic dim") for line in lines[-TEXT_LINES:]]
+        return [(0, text), *((1, row) for row in below[-shown:])]
 
     def _tool_row(self, tool: ToolRow) -> Text:
         mark, style = {"ok": ("✓", "green"), "failed": ("✗", "red"), "doubt": ("?", "yellow")}.get(
@@ -201,22 +206,3 @@ def _with_guides(rows: list[Row]) -> Iterable[Text]:
             same = next((d for d in later if d <= depth), None) == depth
             guide = ("│  " if 0 in later else "   ") + ("├─ " if same else "└─ ")
         yield Text.assemble((guide, "dim"), text)
-
-
-@contextlib.contextmanager
-def silent_keys() -> Generator[None]:
-    """What is typed does not show, and does not push the drawing around. Ctrl-C still works."""
-    if sys.platform == "win32" or not sys.stdin.isatty():
-        yield
-        return
-    import termios
-
-    fd = sys.stdin.fileno()
-    before = termios.tcgetattr(fd)
-    quiet = list(before)
-    quiet[3] &= ~termios.ECHO
-    termios.tcsetattr(fd, termios.TCSADRAIN, quiet)
-    try:
-        yield
-    finally:
-        termios.tcsetattr(fd, termios.TCSADRAIN, before)

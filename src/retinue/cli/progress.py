@@ -149,6 +149,13 @@ def short_arguments(arguments: Mapping[str, Any], limit: int = 72) -> str:
     return one_line(" ".join(parts), limit)
 
 
+def gist(given: Mapping[str, Any], limit: int) -> str:
+    """A run's input on one line: its first text, else its fields."""
+    texts = [value for value in given.values() if isinstance(value, str) and value]
+    fields = [f"{name}={value}" for name, value in given.items() if value not in (None, "", [], {})]
+    return one_line(texts[0] if texts else " ".join(fields), limit)
+
+
 def progress_text(line: Line) -> str:
     done, total = line["done"], line["total"]
     numbers = f"{done:g} of {total:g}" if total else f"{done:g}"

@@ -41,7 +41,7 @@ async def _list(here: App, status: tuple[str, ...], workflow: str | None, limit:
     from retinue.graphs import records
     from retinue.local import local_principal
 
-    from .progress import money
+    from .progress import gist, money
     from .reading import ago, reading, short_id
 
     subject = local_principal().key
@@ -67,18 +67,13 @@ async def _list(here: App, status: tuple[str, ...], workflow: str | None, limit:
                 record.workflow,
                 ago(record.created_at),
                 money(record.cost / 1_000_000) if record.cost else "",
-                one_line(_gist(record), 60),
+                gist(record.input, 60),
             )
             for record in found
         ]
     here.out.table(rows, head=("RUN", "STATUS", "WORKFLOW", "BEGUN", "COST", "INPUT"))
     if more:
         here.out.note(f"There are more; --limit {limit * 5} shows them.")
-
-
-def _gist(record: RunRecord) -> str:
-    texts = [value for value in record.input.values() if isinstance(value, str)]
-    return texts[0] if texts else " ".join(f"{k}={v}" for k, v in record.input.items() if v not in (None, [], {}))
 
 
 def standing(db: Database, record: RunRecord) -> tuple[str, str]:

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from collections.abc import Generator
 from pathlib import Path
 
 from retinue.errors import UsageError
@@ -131,6 +132,23 @@ class Terminal:
         finally:
             self._signals.ignored = False
             self.returned.set()
+
+
+@contextlib.contextmanager
+def silent_keys() -> Generator[None]:
+    """What is typed does not show, and does not push the drawing around. Ctrl-C still works."""
+    if sys.platform == "win32" or not sys.stdin.isatty():
+        yield
+        return
+    fd = sys.stdin.fileno()
+    before = termios.tcgetattr(fd)
+    quiet = list(before)
+    quiet[3] &= ~termios.ECHO
+    termios.tcsetattr(fd, termios.TCSADRAIN, quiet)
+    try:
+        yield
+    finally:
+        termios.tcsetattr(fd, termios.TCSADRAIN, before)
 
 
 def _call(command: list[str]) -> int:
