@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 from collections import defaultdict
+from contextlib import ExitStack
 from typing import Any
 
 SUBJECTS = {
@@ -22,6 +23,7 @@ SUBJECTS = {
     "langgraph": "LangGraph raw",
     "memory": "Retinue, in memory",
     "sqlite": "Retinue, SQLite file",
+    "postgres": "Retinue, Postgres on loopback",
 }
 WORKLOADS = {
     "w1": "cold start: imported and ready for a first model call",
@@ -37,8 +39,14 @@ WITH_A_FILE = ("w6", "growth")
 """Only who keeps state on disk can do these."""
 
 
+POSTGRES = "BENCH_POSTGRES"
+"""The variable that tells the workers where the server is; without it, nothing is measured there."""
+
+
 def subjects_of(workload: str) -> list[str]:
-    return ["langgraph", "sqlite"] if workload in WITH_A_FILE else list(SUBJECTS)
+    if workload in WITH_A_FILE:
+        return ["langgraph", "sqlite"]
+    return [subject for subject in SUBJECTS if subject != "postgres" or POSTGRES in os.environ]
 
 
 def measure(rounds: int, only: list[str], port: str) -> dict[tuple[str, str], list[dict[str, Any]]]:
@@ -84,17 +92,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", default=",".join(DEFAULT), help="comma-separated: " + ", ".join(WORKLOADS))
+    parser.add_argument("--postgres", action="store_true", help="measure Retinue on Postgres, too: a server is started")
     options = parser.parse_args()
     only = options.only.split(",")
     if unknown := sorted(set(only) - set(WORKLOADS)):
         parser.error(f"there is no workload {unknown[0]!r}; there are {', '.join(WORKLOADS)}")
-    server = subprocess.Popen([sys.executable, "-m", "bench.scripted_llm"], stdout=subprocess.PIPE, text=True)
-    try:
+    with ExitStack() as stack:
+        if options.postgres:
+            from tests.support.postgres import running
+
+            os.environ[POSTGRES] = stack.enter_context(running(durable=True)).new_schema()
+        server = subprocess.Popen([sys.executable, "-m", "bench.scripted_llm"], stdout=subprocess.PIPE, text=True)
+        stack.callback(server.wait)
+        stack.callback(server.terminate)
         assert server.stdout is not None
         found = measure(options.rounds, only, server.stdout.readline().strip())
-    finally:
-        server.terminate()
-        server.wait()
     print(f"Ratios (x) are to the first line of the same round; {os.cpu_count()} cores.")
     print(table(found, only))
 

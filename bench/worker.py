@@ -1,7 +1,7 @@
 """One workload of one subject in a process of its own; prints one line of JSON.
 
-``python -m bench.worker SUBJECT WORKLOAD PORT FOLDER``. Subjects: sdk, langgraph, memory, sqlite. Workloads: see
-`bench.run`.
+``python -m bench.worker SUBJECT WORKLOAD PORT FOLDER``. Subjects: sdk, langgraph, memory, sqlite, and postgres, whose
+database the variable ``BENCH_POSTGRES`` names. Workloads: see `bench.run`.
 """
 
 import time
@@ -23,6 +23,7 @@ BATCHES = 12
 CONCURRENT = 200
 IN_FLIGHT = 300
 TURNS = (10, 100, 1000)
+RETINUE = ("memory", "sqlite", "postgres")
 
 
 def rss_mb() -> float:
@@ -31,15 +32,16 @@ def rss_mb() -> float:
 
 
 def module_of(subject: str) -> Any:
-    name = "yardstick_retinue" if subject in ("memory", "sqlite") else f"subject_{subject}"
+    name = "yardstick_retinue" if subject in RETINUE else f"subject_{subject}"
     return importlib.import_module(f"bench.{name}")
 
 
 def build(subject: str, what: str, url: str, folder: str) -> Any:
     builder = getattr(module_of(subject), what)
-    if subject in ("memory", "sqlite"):
-        return builder(url, ":memory:" if subject == "memory" else f"{folder}/bench.db")
-    return builder(url)
+    if subject not in RETINUE:
+        return builder(url)
+    places = {"memory": ":memory:", "sqlite": f"{folder}/bench.db", "postgres": os.environ.get("BENCH_POSTGRES", "")}
+    return builder(url, places[subject])
 
 
 async def sequential(run: Any) -> dict[str, float]:

@@ -17,7 +17,7 @@ from retinue.agents.tools.base import Toolset
 from retinue.agents.tools.functions import FunctionToolset
 from retinue.agents.tools.hub import Hub, ServerEntry
 from retinue.auth.principal import Principal
-from retinue.database.sqlite import SQLiteDatabase
+from retinue.database.choose import open_database
 from retinue.graphs.nodes import step
 from retinue.graphs.runs import Runs
 from retinue.graphs.workflow import Workflow
@@ -58,7 +58,7 @@ def workflow(name: str, agent: Agent) -> Workflow:
 
 
 class Bench:
-    """Runs of workflows on one database, opened at the first run."""
+    """Runs of workflows on one database (a file, ``:memory:`` or a Postgres URL), opened at the first run."""
 
     def __init__(self, database: str) -> None:
         self._database = database
@@ -68,7 +68,7 @@ class Bench:
     async def runs(self) -> Runs:
         async with self._lock:
             if self._runs is None:
-                self._runs = Runs(await SQLiteDatabase.open(self._database))
+                self._runs = Runs(await open_database(self._database))
             return self._runs
 
     async def run(self, flow: Workflow, equipment: Equipment, prompt: str) -> str:
@@ -178,7 +178,7 @@ async def build_paused(url: str, path: str, stack: AsyncExitStack) -> tuple[Call
     model = _model(url + "/1/ask")
     flow = workflow("paused", _agent("calculator", SYSTEM, model, [FunctionToolset(approve, effect="unsafe")]))
     equipment = await _equip(flow, model)
-    runs = Runs(await SQLiteDatabase.open(path))
+    runs = Runs(await open_database(path))
     stack.push_async_callback(runs.db.close)
     stack.push_async_callback(runs.close)
     ids: dict[str, str] = {}

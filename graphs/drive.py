@@ -384,11 +384,10 @@ def end(
     last = Note(type=f"run.{status}", body={**body, "spent": records.spent(tokens, cost, turns, active)})
     if status in TERMINAL:
         questions.withdraw_open(tx, lease.run)
+        _end_members(tx, lease.run, by=by)
         record = {"status": status, "output": audit.digest(output), "code": problem and problem["code"]}
         audit.append(tx, actor=by, action="run.ended", run=lease.run, body=record)
     lines = append_events(tx, lease.run, seq, [*notes, last])
-    if status in TERMINAL:
-        _end_members(tx, lease.run, by=by)
     outcome = Outcome(run=lease.run, status=status, output=output, error=error, questions=tuple(pending))
     tx.after_commit(lambda: then(outcome, lines))
 
@@ -396,19 +395,21 @@ def end(
 def _end_members(tx: Transaction, run: str, *, by: str) -> None:
     """Cancel the runs that members of this one made and that are not over: nobody goes on with them."""
     error = RunCancelled("the run that made this one is over").body()
-    for row in tx.all("SELECT id, tokens, cost, turns, active, status FROM runs WHERE root = ? ORDER BY id", (run,)):
-        member, tokens, cost, turns, active, status = row
-        if status in TERMINAL:
-            continue
-        seq = tx.one(
+    ended: list[str] = []
+    for (member,) in tx.all("SELECT id FROM runs WHERE root = ? ORDER BY id", (run,)):
+        row = tx.one(
             "UPDATE runs SET status = 'cancelled', error = ?, owner = NULL, lease_until = NULL, epoch = epoch + 1, "
-            "seq = seq + 1, updated_at = ? WHERE id = ? RETURNING seq",
+            "seq = seq + 1, updated_at = ? WHERE id = ? AND status NOT IN ('done', 'failed', 'refused', 'cancelled') "
+            "RETURNING seq, tokens, cost, turns, active",
             (dump(error, "the error").decode(), tx.now, member),
         )
-        assert seq is not None
+        if row is None:
+            continue
         questions.withdraw_open(tx, member)
-        body = {"error": error, "spent": records.spent(tokens, cost, turns, active)}
-        append_events(tx, member, seq[0], [Note(type="run.cancelled", body=body)])
+        body = {"error": error, "spent": records.spent(*row[1:])}
+        append_events(tx, member, row[0], [Note(type="run.cancelled", body=body)])
+        ended.append(member)
+    for member in ended:  # the trail's lock comes after all rows
         audit.append(tx, actor=by, action="run.ended", run=member, body={"status": "cancelled", "code": error["code"]})
 
 

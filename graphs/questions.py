@@ -192,8 +192,9 @@ async def answer(
 
     def work(tx: Transaction) -> tuple[Question, Line]:
         of = tx.one("SELECT run FROM questions WHERE id = ?", (id_,))
-        owner = of and tx.one("SELECT subject FROM runs WHERE id = ?", of, lock=True)
-        # Read under the run's lock: somebody may have answered while this waited for it.
+        owner = of and tx.one("SELECT subject, coalesce(root, id) FROM runs WHERE id = ?", of)
+        if owner is not None:  # the run that waits for this one's questions is about to look, or has looked
+            tx.one("SELECT 1 FROM runs WHERE id = ?", owner[1:], lock=True)
         row = owner and tx.one(f"SELECT {_COLUMNS} FROM questions q WHERE q.id = ?", (id_,))  # noqa: S608
         if not row or not owner or owner[0] != principal.key:
             raise QuestionNotFound(f"there is no question {id_}")

@@ -9,7 +9,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from itertools import count
@@ -151,7 +151,7 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def running(bin_: Path | None = None, **options: Any) -> Iterator[Server]:
+def running(bin_: Path | None = None, **options: Any) -> Generator[Server]:
     server = Server(bin_, **options)
     try:
         yield server
