@@ -53,10 +53,10 @@ async def _go_on(host: Host, carrier: Carrier, record: RunRecord) -> int:
 
 
 async def _found(here: App, run: str) -> RunRecord:
-    from .reading import find, reading
+    from .reading import find_whole, reading
 
     async with reading(here) as db:
-        return await find(db, run)
+        return await find_whole(db, run)
 
 
 @click.command("cancel", cls=Command)

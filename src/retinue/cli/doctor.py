@@ -123,13 +123,13 @@ def _state(folder: Path) -> Iterator[Finding]:
 async def _database(here: App) -> AsyncIterator[Finding]:
     from retinue import audit
 
-    from .reading import database_path, reading
+    from .reading import reading
 
     try:
-        path = database_path(here.settings)
         async with reading(here) as db:
             if db is None:
-                yield Finding(check="database", verdict="ok", text=f"{path} is not there yet; the first run makes it")
+                text = f"{here.settings.database} is not there yet; the first run makes it"
+                yield Finding(check="database", verdict="ok", text=text)
                 return
             health = await db.check()
             (runs,) = await db.read(lambda tx: tx.one("SELECT count(*) FROM runs")) or (0,)
@@ -140,13 +140,14 @@ async def _database(here: App) -> AsyncIterator[Finding]:
         yield Finding(check="database", verdict="bad", text=error.message, hint=error.hint)
         return
     if health.problem:
-        text = f"{path} is damaged: {health.problem}"
+        text = f"{db.url} is damaged: {health.problem}"
         yield Finding(check="database", verdict="bad", text=text, hint="Restore a backup.")
     else:
-        text = f"{path}, {health.server}, schema {health.schema} of {health.newest}, {runs} runs"
+        text = f"{db.url}, {health.server}, schema {health.schema} of {health.newest}, {runs} runs"
         yield Finding(check="database", verdict="ok", text=text)
-    if _others_may_read(path):
-        yield Finding(check="database", verdict="bad", text="others can read the database", hint=f"chmod 600 {path}")
+    if _others_may_read(db.url):
+        hint = f"chmod 600 {db.url.removeprefix('sqlite://')}"
+        yield Finding(check="database", verdict="bad", text="others can read the database", hint=hint)
     if gone:
         text = f"{len(gone)} runs lost their process: {', '.join(run[:6] for run in gone[:5])}"
         yield Finding(check="runs", verdict="note", text=text, hint="`retinue recover` goes on with them.")
@@ -156,8 +157,9 @@ async def _database(here: App) -> AsyncIterator[Finding]:
         yield Finding(check="audit", verdict="bad", text=trail.problem, hint="`retinue audit verify` tells more.")
 
 
-def _others_may_read(path: str) -> bool:
-    return os.name == "posix" and path != ":memory:" and Path(path).stat().st_mode & 0o077 != 0
+def _others_may_read(url: str) -> bool:
+    file = Path(url.removeprefix("sqlite://"))
+    return os.name == "posix" and file.is_file() and file.stat().st_mode & 0o077 != 0
 
 
 def _model(here: App) -> Finding:

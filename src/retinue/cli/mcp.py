@@ -119,13 +119,11 @@ async def _serve_http(
     here: App, server: ToolServer, host: str, port: int, external_url: str | None, tls: tuple[str, str] | None
 ) -> None:
     from retinue.config import ServerSettings
-    from retinue.database.sqlite import SQLiteDatabase
+    from retinue.database.choose import open_database
     from retinue.mcp_servers.kit import Tls
     from retinue.mcp_servers.standalone import serve_one_http
 
-    from .reading import database_path
-
-    db = await SQLiteDatabase.open(database_path(here.settings))
+    db = await open_database(here.settings.database)
     try:
         await serve_one_http(
             server,

@@ -113,10 +113,10 @@ async def _answer(
     from retinue.graphs import questions
 
     from .carry import Carrier, opened
-    from .reading import find, reading
+    from .reading import find_whole, reading
 
     async with reading(here) as db:  # a wrong id is told at once, and makes no database
-        record = await find(db, run)
+        record = await find_whole(db, run)
         assert db is not None
         open_ones = await questions.inbox(db, run=record.id)
     chosen = _chosen(open_ones, question, record.id, all_of_them=given is None)

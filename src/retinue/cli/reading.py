@@ -8,10 +8,9 @@ from contextlib import asynccontextmanager
 from difflib import get_close_matches
 from pathlib import Path
 
-from retinue.config import Settings
 from retinue.database.base import Database
-from retinue.database.sqlite import SQLiteDatabase
-from retinue.errors import ConfigError, RunNotFound
+from retinue.database.choose import is_postgres, open_database, sqlite_path
+from retinue.errors import RunNotFound
 from retinue.graphs import records
 from retinue.graphs.records import RunRecord
 from retinue.local import local_principal
@@ -22,22 +21,14 @@ SHORTEST = 6
 """Characters of a run's id that are shown at least."""
 
 
-def database_path(settings: Settings) -> str:
-    """The file. Raises `ConfigError` for a database of another kind."""
-    path = settings.database.removeprefix("sqlite://")
-    if "://" in path:
-        raise ConfigError(f"the database {path.split(':', 1)[0]}:… is not supported", hint="Name a file.")
-    return path
-
-
 @asynccontextmanager
 async def reading(app: App) -> AsyncGenerator[Database | None]:
     """The configured database; None where there is none yet. Raises `DatabaseError`, `ConfigError`."""
-    path = database_path(app.settings)
-    if not _is_there(path):
+    url = app.settings.database
+    if not is_postgres(url) and not _is_there(sqlite_path(url)):
         yield None
         return
-    db = await SQLiteDatabase.open(path, create=False)
+    db = await open_database(url, create=False)
     try:
         yield db
     finally:
@@ -60,6 +51,12 @@ async def find(db: Database | None, prefix: str) -> RunRecord:
         if not near:
             raise
         raise RunNotFound(f"{error.message}; did you mean {' or '.join(near)}?") from None
+
+
+async def find_whole(db: Database | None, prefix: str) -> RunRecord:
+    """The same; for a run that is part of another one, that one: it is what is resumed, answered and cancelled."""
+    record = await find(db, prefix)
+    return record if record.root is None else await find(db, record.root)
 
 
 async def _near(db: Database, prefix: str, subject: str) -> list[str]:

@@ -16,6 +16,7 @@ from .inputs import seconds
 
 if TYPE_CHECKING:
     from retinue.database.base import Database
+    from retinue.graphs.questions import Question
     from retinue.graphs.records import RunRecord
 
 STATUSES = ("running", "waiting", "stopped", "done", "failed", "refused", "cancelled")
@@ -103,11 +104,14 @@ async def _show(here: App, run: str) -> None:
     async with reading(here) as db:
         record = await find(db, run)
         assert db is not None
-        asked = await db.read(lambda tx: questions.of_run(tx, record.id))
+        parts = await db.read(lambda tx: tx.all("SELECT id FROM runs WHERE root = ? ORDER BY created_at", (record.id,)))
+        asked: list[Question] = []
         agents: dict[str, Spending] = {}
-        async for line in all_events(db, record.id):
-            if line["type"] == "model.replied":
-                agents.setdefault(line["agent"], Spending()).add(line)
+        for part in (record.id, *(id_ for (id_,) in parts)):
+            asked += await db.read(lambda tx, id_=part: questions.of_run(tx, id_))
+            async for line in all_events(db, part):
+                if line["type"] == "model.replied":
+                    agents.setdefault(line["agent"], Spending()).add(line)
         status, todo = standing(db, record)
     spending = {name: {"tokens": s.tokens, "usd": round(s.usd, 6), "turns": s.turns} for name, s in agents.items()}
     if here.json:
