@@ -26,14 +26,12 @@ CREATE TABLE runs (
     traceparent  TEXT,
     retry_of     TEXT COLLATE "C",
     root         TEXT COLLATE "C",                    -- the run whose lease and budget this one works under; its own if null
-    root         TEXT COLLATE "C",                    -- the run whose lease and budget this one works under; its own if null
     created_at   DOUBLE PRECISION NOT NULL,
     updated_at   DOUBLE PRECISION NOT NULL
 ) WITH (fillfactor = 70);
 CREATE INDEX runs_by_time ON runs (created_at);
 CREATE INDEX runs_by_status ON runs (status, created_at);
 CREATE INDEX runs_by_root ON runs (root) WHERE root IS NOT NULL;
-CREATE INDEX runs_by_root ON runs (root);
 
 CREATE TABLE events (
     run  TEXT COLLATE "C" NOT NULL,
