@@ -40,7 +40,7 @@ class BudgetSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PriceSettings:
-    """US dollars for a million tokens. What is not said of the cache follows from ``input``, as it does for most models."""
+    """US dollars for a million tokens. What is not said of the cache follows from ``input``."""
 
     input: NotNegative
     output: NotNegative
