@@ -16,7 +16,8 @@ from retinue.agents.policy import Policy
 from retinue.agents.tools.base import Effect, ServerTool, ToolCall, ToolResult
 from retinue.agents.tools.hub import Hub, Known, ServerEntry
 from retinue.auth.principal import Principal
-from retinue.config import ServerSettings, Settings
+from retinue.auth.urls import require_secure
+from retinue.config import ServerSettings, Settings, mask_url
 from retinue.errors import ConfigError, Unreachable
 from retinue.mcp_servers.catalog import CATALOG, built_in
 from retinue.system import check_private, ensure_private_dir, private_file
@@ -153,6 +154,7 @@ class Servers:
         if url is None:
             known = ", ".join(sorted({*self._settings.servers, *CATALOG}))
             raise ConfigError(f"there is no server {name!r}", hint=f"There is {known}; others go in retinue.toml.")
+        require_secure(url, f"the address of the server {mask_url(name)}")
         return self._entry(configured, partial(_transport, url, await self._client_for(url)))
 
     def _entry(self, configured: ServerSettings, target: Callable[[], Any], *, trusted: bool = False) -> ServerEntry:
