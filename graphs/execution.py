@@ -101,12 +101,12 @@ class Execution:
         """Break the execution off. The first reason stands."""
         if self.ending is None:
             self.ending = why
-            for child in self.children:
-                child.end(why)
             if self.task is not None:
                 self.task.cancel()
         if why != "stop":
             self.broken.set()
+        for child in self.children:
+            child.end(why)
 
 
 current: ContextVar[Execution] = ContextVar("retinue_execution")
