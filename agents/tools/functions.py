@@ -57,7 +57,10 @@ def _tool(function: Callable[..., Any], server: str, effect: Effect, policy: Pol
     description = inspect.getdoc(function)
     if not description:
         raise ConfigError(f"the tool function {name} has no docstring", hint="The model chooses tools by it.")
-    signature = inspect.signature(function, eval_str=True)
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise ConfigError(f"an annotation of the tool function {name} names nothing: {error}") from None
     fields: dict[str, Any] = {}
     for parameter in signature.parameters.values():
         if parameter.name == KEY_PARAMETER:
@@ -85,18 +88,21 @@ def _tool(function: Callable[..., Any], server: str, effect: Effect, policy: Pol
         if takes_key:
             values[KEY_PARAMETER] = request.key
         try:
-            with anyio.fail_after(request.timeout):
+            with anyio.move_on_after(request.timeout):
                 if is_async:
                     result = await function(**values)
                 else:
                     result = await anyio.to_thread.run_sync(lambda: function(**values), abandon_on_cancel=True)
+                if inspect.isawaitable(result):  # an object whose __call__ is async
+                    result = await result
+                return _result(result, returned)
         except RetinueError:
             raise
-        except TimeoutError:
-            raise Timeout(f"the tool {server}/{name} took longer than {request.timeout:g} s") from None
+        except TimeoutError as error:  # its own: what it waited for may have happened
+            raise Timeout(f"the tool {server}/{name} timed out: {error}") from None
         except Exception as error:
             return ToolResult.error(f"{type(error).__name__}: {error}")
-        return _result(result, returned)
+        raise Timeout(f"the tool {server}/{name} took longer than {request.timeout:g} s")
 
     return Tool(
         server=server,
@@ -121,6 +127,10 @@ def _result(value: Any, adapter: TypeAdapter[Any]) -> ToolResult:
         return value
     if isinstance(value, str):
         return ToolResult(content=[{"type": "text", "text": value}])
-    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else adapter.dump_python(value, mode="json")
-    text = orjson.dumps(data).decode()
+    try:
+        model = isinstance(value, BaseModel)
+        data = value.model_dump(mode="json") if model else adapter.dump_python(value, mode="json")
+        text = orjson.dumps(data).decode()
+    except (ValueError, TypeError) as error:  # the call was made: it is not the one to fail
+        return ToolResult.error(f"The tool answered with a {type(value).__name__}, which has no JSON form: {error}")
     return ToolResult(content=[{"type": "text", "text": text}], structured=cast(Any, data))
