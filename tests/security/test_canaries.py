@@ -10,7 +10,6 @@ import json
 import sqlite3
 import stat
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -35,13 +34,6 @@ CANARIES = {
     "key in a server's URL": "canary-Url-api-key",
     "password of a database": "canary-Database-passw0rd",
 }
-
-
-@pytest.fixture(scope="module")
-def warm() -> Iterator[Warm]:
-    started = Warm()
-    yield started
-    started.close()
 
 
 @dataclass

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import anyio
+import anyio.to_thread
 import pytest
 
 from retinue.auth.principal import Principal
@@ -23,6 +24,7 @@ from retinue.graphs.journal import Path as JournalPath
 from retinue.graphs.questions import Question
 from retinue.host import Host, RunOptions, open_host
 from tests.support.people import DELEGATE, ME, OTHER, READER
+from tests.support.terminal import Done, Warm
 
 pytestmark = pytest.mark.anyio
 
@@ -234,3 +236,32 @@ async def test_a_database_that_another_wrote_is_another_persons_still(tmp_path: 
         await records.find(db, run, subject=OTHER.key)
     assert (await records.find(db, run, subject=ME.key)).id == run
     await db.close()
+
+
+COMMANDS = ["runs show", "runs events", "answer", "resume", "cancel", "recover"]
+
+
+async def test_the_command_line_treats_the_runs_of_others_as_if_they_were_not_there(both: Two, warm: Warm) -> None:
+    """Both runs are of principals that are not the user of this machine."""
+    folder = Path(both.mine.settings.database).parent
+    missing = "".join("0" if digit != "0" else "1" for digit in both.run)
+
+    def command(*args: str) -> Done:
+        return warm.run(folder, "--database", str(folder / "runs.db"), "--state", str(folder / "state"), *args)
+
+    def at_length(run: str, length: int, name: str) -> tuple[int, str, str]:
+        approve = ["--approve"] if name == "answer" else []
+        done = command(*name.split(), run[:length], *approve)
+        return done.code, done.out.replace(run[:length], "…"), done.err.replace(run[:length], "…")
+
+    for name in COMMANDS:
+        for length in (32, 8):
+            there = await anyio.to_thread.run_sync(at_length, both.run, length, name)
+            assert there == await anyio.to_thread.run_sync(at_length, missing, length, name)
+            assert there[0] == 2
+    for name in ("inbox", "runs list", "runs prune --older-than 0s"):
+        done = await anyio.to_thread.run_sync(lambda name=name: command(*name.split(), "--json"))
+        assert done.code == 0, done
+        assert both.run not in done.out + done.err
+        assert both.question.id not in done.out + done.err
+    assert (await both.mine.find(both.run)).status == "waiting"
