@@ -90,6 +90,8 @@ def each(items: Callable[[Any], Sequence[Any]], node: str) -> Callable[[Any], Aw
     async def route(state: Any) -> list[Send]:
         found = items(state)
         if inspect.isawaitable(found):
+            if inspect.iscoroutine(found):
+                found.close()
             raise ConfigError("the items of each() must be a plain function of the state")
         return [Send(node, item) for item in found]
 

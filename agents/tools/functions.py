@@ -62,6 +62,7 @@ def _tool(function: Callable[..., Any], server: str, effect: Effect, policy: Pol
     except NameError as error:
         raise ConfigError(f"an annotation of the tool function {name} names nothing: {error}") from None
     fields: dict[str, Any] = {}
+    names: list[str] = []
     for parameter in signature.parameters.values():
         if parameter.name == KEY_PARAMETER:
             continue
@@ -69,7 +70,9 @@ def _tool(function: Callable[..., Any], server: str, effect: Effect, policy: Pol
             raise ConfigError(f"the tool function {name} takes {parameter}", hint="Use named, annotated parameters.")
         annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (annotation, Field(default=default))
+        # Under an alias: a name such as copy or model_x is the function's to choose, but means something to pydantic.
+        fields[f"p{len(fields)}"] = (annotation, Field(default=default, alias=parameter.name))
+        names.append(parameter.name)
     takes_key = KEY_PARAMETER in signature.parameters
     if effect.keyed and not takes_key:
         raise ConfigError(f"the keyed tool function {name} has no parameter {KEY_PARAMETER}")
@@ -84,7 +87,7 @@ def _tool(function: Callable[..., Any], server: str, effect: Effect, policy: Pol
             parsed = arguments.model_validate(request.arguments)
         except ValidationError as error:
             return ToolResult.error(f"Invalid arguments: {error.error_count()} problem(s): {_first(error)}")
-        values = {field: getattr(parsed, field) for field in fields}
+        values = {name: getattr(parsed, field) for name, field in zip(names, fields, strict=True)}
         if takes_key:
             values[KEY_PARAMETER] = request.key
         try:

@@ -7,7 +7,7 @@ import contextlib
 import functools
 import threading
 from dataclasses import dataclass, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytest
 from pydantic import BaseModel, Field
@@ -155,6 +155,18 @@ async def test_a_keyed_function_gets_the_key_and_the_model_does_not_see_it() -> 
     assert (await call(tool, text="a")).text == "a k"
 
 
+async def test_parameters_may_have_any_name() -> None:
+    def odd(copy: bool, model_name: str, _hidden: int = 1, schema: str = "s") -> str:
+        """Be odd."""
+        return f"{copy} {model_name} {_hidden} {schema}"
+
+    tool = await made(odd)
+    assert list(tool.input_schema["properties"]) == ["copy", "model_name", "_hidden", "schema"]
+    assert tool.input_schema["properties"]["model_name"]["title"] == "Model Name"
+    assert (await call(tool, copy=True, model_name="m", _hidden=2)).text == "True m 2 s"
+    assert "model_name: " in (await call(tool, copy=True, model_name=3)).text
+
+
 async def test_objects_and_partials_that_are_callable_are_functions() -> None:
     class Asker:
         """Ask it."""
@@ -204,7 +216,7 @@ def _keyless(q: str) -> str:
         (_undocumented, "read_only", "no docstring"),
         (_variadic, "read_only", "takes \\*q"),
         (_positional, "read_only", "takes q"),
-        (_lost, "read_only", "NoSuchType"),
+        (cast(Any, _lost), "read_only", "NoSuchType"),
         (_keyless, "keyed", "no parameter idempotency_key"),
     ],
 )
