@@ -47,7 +47,7 @@ LABELS = {
     "Runs.resume": "resume",
     "Path._write": "journal",
     "Checkpoints.aput": "checkpoint",
-    "Checkpoints.aput_writes": "writes",
+    "Checkpoints._put_writes": "writes",
     "_pause": "pause",
     "_ask_again": "pause",
     "_close": "close",
