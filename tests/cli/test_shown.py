@@ -182,9 +182,13 @@ def test_lengths_of_time() -> None:
 def test_a_command_to_paste_begins_with_what_the_shell_finds(
     monkeypatch: pytest.MonkeyPatch, called: str, on_path: bool, shown: str
 ) -> None:
+    def which(name: str) -> str | None:
+        return called if on_path else None
+
+    def relpath(path: str) -> str:
+        return path.removeprefix("/somewhere/") if path.startswith("/somewhere/") else "../" * 30 + path
+
     monkeypatch.setattr("sys.argv", [called])
-    monkeypatch.setattr("shutil.which", lambda name: called if on_path else None)
-    monkeypatch.setattr(
-        "os.path.relpath", lambda path: path.removeprefix("/somewhere/") if "some" in path else "x" * 99
-    )
+    monkeypatch.setattr("shutil.which", which)
+    monkeypatch.setattr("os.path.relpath", relpath)
     assert program() == shown
