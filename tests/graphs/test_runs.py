@@ -283,7 +283,7 @@ def _number(state: Any) -> Any:
     return 3
 
 
-@pytest.mark.parametrize("task", [3, None, _number], ids=repr)
+@pytest.mark.parametrize("task", [3, None, _number], ids=["number", "nothing", "function"])
 async def test_a_task_that_is_no_text_is_a_typed_error(desk: Desk, task: Any) -> None:
     graph = StateGraph(State)
     graph.add_node("work", step(Agent("scout", prompt="Look."), task=task))
