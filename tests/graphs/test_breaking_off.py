@@ -412,3 +412,22 @@ async def test_a_full_disk_leaves_the_run_as_it_was_and_it_goes_on_when_there_is
         assert outcome.output["found"] == ["a is done", "b is done"]
         facts = await other.facts(execution.run)
         assert sum(len([k for k in keys if k.startswith("reply")]) for keys in facts.values()) == 4
+
+
+async def test_a_run_that_took_all_its_supersteps_and_could_not_be_closed_is_done_when_it_is_resumed(
+    tmp_path: Path,
+) -> None:
+    class Unclosing(SQLiteDatabase):
+        async def write(self, work: Any, *, flush: bool = False) -> Any:
+            if work.__qualname__.startswith("_close"):
+                raise DatabaseFull("no space is left")
+            return await super().write(work, flush=flush)
+
+    flow = one(Agent("scout", prompt="Look."), max_steps=1)
+    desk = Desk(await Unclosing.open(tmp_path / "runs.db"))
+    execution = await desk.start(flow, Sayer(lambda call: "x"))
+    with pytest.raises(DatabaseFull):
+        await desk.runs.execute(execution)
+    await desk.close()
+    async with opened(tmp_path / "runs.db") as other:
+        assert (await other.resume(execution.run, flow, Sayer(lambda call: "never"))).output["text"] == "x"
