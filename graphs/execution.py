@@ -72,6 +72,8 @@ class Execution:
     preapproved: Sequence[str]
     active_before: float
     runs: Runs
+    traceparent: str | None = None
+    """The trace that the run began in: a resume is a new trace and links to it."""
     parent: Execution | None = None
     """The execution of the run whose member this run is."""
     depth: int = 0

@@ -93,6 +93,8 @@ class Runs:
         kept = dict(settings or {})
         shape = fingerprint(workflow, equipment)
         note = Note(type="run.started", body={"workflow": workflow.name, **_models(equipment)})
+        with telemetry.span(f"start {workflow.name}", run=id_, workflow=workflow.name) as span:
+            trace = span.traceparent
 
         def work(tx: Transaction) -> tuple[Lease, list[Line]]:
             if parent is not None:
@@ -106,7 +108,7 @@ class Runs:
                 settings=kept,
                 fingerprint=shape,
                 budget=limits,
-                traceparent=telemetry.traceparent(),
+                traceparent=trace,
                 retry_of=retry_of,
                 root=None if parent is None else parent.account.lease.run,
             )
@@ -132,6 +134,7 @@ class Runs:
             active_before=0.0,
             runs=self,
             parent=parent,
+            traceparent=trace,
             input=data,
         )
         return self._begin(execution)
@@ -201,6 +204,7 @@ class Runs:
             active_before=fresh.active,
             runs=self,
             parent=parent,
+            traceparent=fresh.traceparent,
         )
         if fresh.cancelling:  # asked for while its last process was dying
             execution.end("cancel")
@@ -238,7 +242,9 @@ class Runs:
     async def _execute(self, execution: Execution) -> Outcome:
         current.set(execution)
         try:
-            with telemetry.span(f"run {execution.workflow.name}", run=execution.run, workflow=execution.workflow.name):
+            name, trace = execution.workflow.name, execution.traceparent
+            where = {"parent": trace} if execution.fresh else {"link": trace}
+            with telemetry.span(f"run {name}", **where, run=execution.run, workflow=name):
                 return await drive(execution, self._saver)
         finally:
             if execution.outcome is None:  # the database failed, or the lease is lost

@@ -61,7 +61,7 @@ def held() -> tuple[Sayer, Gate]:
 async def digest(desk: Desk) -> dict[str, str]:
     """A digest of every table."""
     tables = [name for (name,) in await desk.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    found = {}
+    found: dict[str, str] = {}
     for table in tables:
         rows = await desk.rows(f"SELECT * FROM {table}")
         found[table] = hashlib.sha256(repr(sorted(map(repr, rows))).encode()).hexdigest()
