@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from .workflow import Workflow
 
 Ending = Literal["stop", "cancel", "lost", "time", "release"]
-"""Why an execution is broken off: its operator, a request to cancel, a lost lease, the budget's seconds, or this process
-leaves the run to another one."""
+"""Why an execution is broken off: its operator, a request to cancel, a lost lease, the budget's seconds; or this
+process leaves the run to another one."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
 from retinue.database.base import Transaction
 from retinue.errors import RetinueError
-from retinue.system import WINDOWS, ensure_private_dir, private_file
+from retinue.system import ensure_private_dir, private_file, start_in_background
 
 from ...auth.principal import Principal
 from ..execution import Execution
@@ -40,7 +38,7 @@ class LocalEngine:
     elsewhere = False
 
     def __init__(self, command: Sequence[str] = (), *, logs: Path) -> None:
-        self._command = tuple(command) or (sys.executable, "-m", "retinue")
+        self._command = tuple(command) or (sys.executable, "-P", "-m", "retinue")
         self._logs = logs
 
     async def ready(self) -> None:
@@ -68,13 +66,7 @@ class LocalEngine:
         path = self.log_of(run)
         ensure_private_dir(path.parent)
         private_file(path)
-        new = {"creationflags": 0x00000008 | 0x00000200} if WINDOWS else {"start_new_session": True}
-        with path.open("ab") as output:
-            process = subprocess.Popen(  # noqa: S603  our own program
-                [*self._command, "resume", run],
-                stdin=subprocess.DEVNULL, stdout=output, stderr=output, close_fds=True, env=os.environ.copy(), **new,
-            )  # fmt: skip
-        process.returncode = 0  # nobody here waits for it, and that is as it should be
+        start_in_background([*self._command, "resume", run], output=path)
 
 
 class TakeOver:

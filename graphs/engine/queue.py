@@ -31,7 +31,8 @@ _UNTOLD = """EXISTS (
 
 _NOTHING_OPEN = """NOT EXISTS (
     SELECT 1 FROM questions q JOIN runs part ON part.id = q.run
-    WHERE (part.id = runs.id OR part.root = runs.id) AND q.status = 'open' AND (q.expires_at IS NULL OR q.expires_at > ?)
+    WHERE (part.id = runs.id OR part.root = runs.id) AND q.status = 'open'
+    AND (q.expires_at IS NULL OR q.expires_at > ?)
 )"""
 
 
@@ -81,7 +82,7 @@ def insert(
     )  # fmt: skip
     tx.execute("UPDATE runs SET seq = 1 WHERE id = ?", (run,))
     # Which models it uses is told by the process that takes it.
-    body = {"workflow": workflow, "models": {}, "language_model": True}
+    body: dict[str, Any] = {"workflow": workflow, "models": {}, "language_model": True}
     append_events(tx, run, 1, [Note(type="run.started", body=body)])
     about = {"workflow": workflow, "input": audit.digest(dict(input))}
     audit.append(tx, actor=principal.key, action="run.started", run=run, body=about)

@@ -81,6 +81,8 @@ class TemporalEngine:
                 start_signal="wake" if wake else None,
                 search_attributes=TypedSearchAttributes(labels) if self.labelled else None,
                 priority=self.priority(ticket),
+                # A worker may die in the moment in which it dispatches, too.
+                task_timeout=timedelta(seconds=min(10.0, self.address.heartbeat)),
                 rpc_timeout=RPC,
             )
         except RPCError as error:

@@ -27,8 +27,6 @@ from .flow import RELEASED, Made, RunFlow, ScheduleFlow
 
 log = logging.getLogger("retinue")
 
-SWEEP_SECONDS = 30.0
-"""Between looks in the database for runs that nobody was told of: a signal or a start may get lost."""
 MISFITS = 5
 """Attempts after which a run that cannot be executed as things are (no workflow, no model) is stopped."""
 ATTEMPTS = 30
@@ -185,12 +183,15 @@ async def work(
     slots: int,
     grace: float,
     leaving: asyncio.Event,
-    sweep: float = SWEEP_SECONDS,
+    sweep: float,
     started: Callable[[], None] = lambda: None,
 ) -> None:
     """Execute runs in at most ``slots`` slots until ``leaving`` is set.
 
     Then no new segment is taken; those at work have ``grace`` seconds to end, and are let go of after that.
+
+    About every ``sweep`` seconds the database is looked at for runs that no worker was told of, since a signal or a
+    start may get lost.
 
     Raises `Unreachable` where Temporal does not answer at the start.
     """
@@ -203,6 +204,7 @@ async def work(
         workflows=[RunFlow, ScheduleFlow],
         activities=[segments.segment, segments.cancel, segments.make],
         workflow_runner=UnsandboxedWorkflowRunner(),  # it would import everything anew for each run
+        max_cached_workflows=0,  # they are short; and of one cached by a dead worker nobody would hear for 10 s
         max_concurrent_activities=slots,
         max_heartbeat_throttle_interval=timedelta(seconds=heartbeat / 4),
         graceful_shutdown_timeout=timedelta(days=1),  # we let go of runs ourselves
@@ -242,5 +244,3 @@ async def _sweep(runs: Runs, engine: TemporalEngine, seconds: float) -> None:
                     await engine.wake(Ticket.of(record))
         except Exception as error:
             log.warning("looking for forgotten runs failed: %s", error)
-
-

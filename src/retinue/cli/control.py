@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retinue.errors import RetinueError
+from retinue.errors import RetinueError, RunError
 
 from . import complete, loop
 from .group import App, Command, app, json_option
@@ -46,10 +46,29 @@ def resume_command(run: str) -> int:
 
 async def _go_on(host: Host, carrier: Carrier, record: RunRecord) -> int:
     try:
+        if host.engine.elsewhere:
+            return await _woken(host, carrier, record)
         execution = await host.resume(record)
     except RetinueError as error:
         return carrier.failed(record.id, error)
     return await carrier.carry(execution)
+
+
+async def _woken(host: Host, carrier: Carrier, record: RunRecord) -> int:
+    """Have workers go on with a run; one that has nothing to go on with says what it waits for."""
+    from retinue.graphs import questions
+    from retinue.graphs.engine.queue import is_due
+    from retinue.graphs.records import TERMINAL
+
+    from .carry import WAITING
+
+    if record.status in TERMINAL:
+        raise RunError(f"run {record.id[:6]} is {record.status}", hint="Start a new one with `retinue run`.")
+    if not await host.db.read(lambda tx: is_due(tx, record)):
+        await carrier.waiting(record, await questions.inbox(host.db, run=record.id))
+        return WAITING
+    await host.wake(record)
+    return await carrier.follow(record)
 
 
 async def _found(here: App, run: str) -> RunRecord:
@@ -74,7 +93,7 @@ async def _cancel(here: App, run: str) -> int:
 
     record = await _found(here, run)
     async with opened(here, create=False) as host:
-        ended = await host.runs.cancel(record, principal=host.principal)
+        ended = await host.cancel(record)
         short = await short_id(host.db, record.id)
     if here.json:
         here.out.document({"run": record.id, "status": "cancelled" if ended else "cancelling"})
@@ -132,8 +151,6 @@ def _nothing(here: App) -> int:
 
 
 def _not_abandoned(here: App, record: RunRecord) -> int:
-    from retinue.errors import RunError
-
     hints = {
         "running": "Its process is alive.",
         "waiting": "It waits for an answer: `retinue inbox`.",
