@@ -142,7 +142,7 @@ class Checkpoints(BaseCheckpointSaver[float]):
                 tx.lock(f"thread {thread}")  # for the order of writing
             if rows:
                 tx.executemany(_PUT_VALUE, rows)
-            tx.execute(_PUT, row)
+            tx.executemany(_PUT, [row])
 
         await self._db.write(put)
         return _config(thread, ns, checkpoint["id"])

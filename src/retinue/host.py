@@ -20,8 +20,8 @@ from retinue.agents.budget import Budget
 from retinue.agents.equipment import Equipment
 from retinue.agents.models import close_clients
 from retinue.agents.models.base import Model
-from retinue.agents.models.choose import choose
 from retinue.agents.models.prices import read_prices
+from retinue.agents.models.selection import choose
 from retinue.auth.principal import Principal
 from retinue.config import Settings, load_settings, load_workflow
 from retinue.database.base import Database

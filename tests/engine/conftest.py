@@ -20,7 +20,7 @@ from retinue.graphs.follow import all_events
 from retinue.graphs.records import RunRecord
 from retinue.host import Host, open_host
 from tests.support import postgres, temporal
-from tests.support.terminal import PATIENCE, Warm
+from tests.support.terminal import PATIENCE, Done, Warm
 
 HEARTBEAT = 2.0
 """Seconds: short, so that a takeover is."""
@@ -94,6 +94,15 @@ class Crew:
         for pid in list(self._workers):
             self.end(pid)
 
+    # Commands
+
+    def retinue(self, *args: str) -> Done:
+        return self.warm.run(self.folder, *args)
+
+    def begin(self, *args: str) -> int:
+        """Start a command; its process id."""
+        return self.warm.start(args, self.folder, stdin=os.devnull, stdout=os.devnull, stderr=os.devnull)
+
     # Runs
 
     async def start(self, flow: str, who: str = "ann", **options: Any) -> RunRecord:
@@ -105,6 +114,11 @@ class Crew:
             while not holds(record := await records.find(self.host.db, run)):
                 await anyio.sleep(0.02)
         return record
+
+    async def happens(self, holds: Callable[[], bool]) -> None:
+        with anyio.fail_after(PATIENCE):
+            while not holds():
+                await anyio.sleep(0.02)
 
     async def status(self, run: str, *wanted: str) -> RunRecord:
         return await self.until(run, lambda record: record.status in wanted)
