@@ -156,7 +156,19 @@ async def test_the_input_is_kept_before_the_first_step_and_used_again(tmp_path: 
         assert (await second.resume(execution.run, flow())).output["text"] == "why?"
 
 
-@pytest.mark.parametrize("value", [{"question": 1}, {"nothing": 1}, 3, None, [], "bare text"], ids=repr)
+UNFIT: list[Any] = [
+    {"question": 1},
+    {"nothing": 1},
+    3,
+    None,
+    [],
+    "bare text",
+    {"question": "half \udcff"},
+    {"found": [2**70]},
+]
+
+
+@pytest.mark.parametrize("value", UNFIT, ids=ascii)
 async def test_an_input_that_does_not_fit_makes_no_run(desk: Desk, value: Any) -> None:
     execution = desk.runs.start(one(clerk()), value, principal=ME, equipment=await desk.equip(one(clerk()), None))
     with pytest.raises(InvalidInput):

@@ -151,9 +151,12 @@ class Session:
 
     def drop(self) -> None:
         """Forget a connection that is lost. If it was lost in a transaction, the next one waits for the end of that."""
-        connection, self.connection, self._wire = self.connection, None, None
+        connection, wire = self.connection, self._wire
+        self.connection = self._wire = None
         if not self._begun:
             self._name = ""
+        if wire is not None:
+            wire.close()
         if connection is not None:
             connection.close()
 
