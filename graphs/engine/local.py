@@ -33,7 +33,10 @@ FRUITLESS = 3
 
 
 class LocalEngine:
-    """``command`` is the program with its global options; ``resume RUN`` is added to it. ``logs`` is a folder."""
+    """``command`` is the program with its global options; ``resume RUN --left`` is added to it.
+
+    ``logs`` is the folder of what background processes have to say.
+    """
 
     elsewhere = False
 
@@ -66,7 +69,7 @@ class LocalEngine:
         path = self.log_of(run)
         ensure_private_dir(path.parent)
         private_file(path)
-        start_in_background([*self._command, "resume", run], output=path)
+        start_in_background([*self._command, "resume", run, "--left"], output=path)
 
 
 class TakeOver:

@@ -16,7 +16,7 @@ from ...auth.principal import Principal
 from .. import records
 from ..drive import end
 from ..journal import append_events
-from ..lease import acquire
+from ..lease import LEASE_SECONDS, acquire
 from ..records import TERMINAL, RunRecord
 from ..workflow import Workflow
 
@@ -118,7 +118,7 @@ async def due(db: Database, *, limit: int = MANY) -> list[RunRecord]:
     return await db.read(work)
 
 
-async def give_up(db: Database, run: RunRecord, error: RetinueError, *, seconds: float) -> None:
+async def give_up(db: Database, run: RunRecord, error: RetinueError, *, seconds: float = LEASE_SECONDS) -> None:
     """Stop a run that cannot be executed as things are, with the error that says why. It can be resumed.
 
     Raises `RunBusy` while somebody does execute it.

@@ -77,7 +77,7 @@ class Crew:
         pid = self.warm.start(["worker", "--json", *args], self.folder, **streams)
         self._workers[pid] = True
         with anyio.fail_after(PATIENCE):
-            while not (out.exists() and out.read_text()):
+            while not (out.exists() and out.read_text()):  # noqa: ASYNC110  other processes bring it about
                 await anyio.sleep(0.02)
         assert "worker" in json.loads(out.read_text())
         return pid
@@ -111,13 +111,13 @@ class Crew:
     async def until(self, run: str, holds: Callable[[RunRecord], bool]) -> RunRecord:
         """Wait until the run's row is as it should be."""
         with anyio.fail_after(PATIENCE):
-            while not holds(record := await records.find(self.host.db, run)):
+            while not holds(record := await records.find(self.host.db, run)):  # noqa: ASYNC110  other processes bring it about
                 await anyio.sleep(0.02)
         return record
 
     async def happens(self, holds: Callable[[], bool]) -> None:
         with anyio.fail_after(PATIENCE):
-            while not holds():
+            while not holds():  # noqa: ASYNC110  other processes bring it about
                 await anyio.sleep(0.02)
 
     async def status(self, run: str, *wanted: str) -> RunRecord:

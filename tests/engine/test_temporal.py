@@ -37,7 +37,7 @@ async def handle(crew: Crew, run: str) -> WorkflowHandle[object, object]:
 async def closed(crew: Crew, run: str) -> WorkflowExecutionStatus:
     """Wait until Temporal has nothing more to do for the run."""
     with anyio.fail_after(PATIENCE):
-        while (status := (await (await handle(crew, run)).describe()).status) == WorkflowExecutionStatus.RUNNING:
+        while (status := (await (await handle(crew, run)).describe()).status) == WorkflowExecutionStatus.RUNNING:  # noqa: ASYNC110  other processes bring it about
             await anyio.sleep(0.02)
     assert status is not None
     return status
@@ -219,7 +219,7 @@ async def test_a_signal_and_a_start_that_got_lost_are_made_up_for(crew: Crew) ->
 async def closed_segments(crew: Crew, run: str) -> None:
     """Wait until the run's workflow waits, too."""
     with anyio.fail_after(PATIENCE):
-        while (await (await handle(crew, run)).describe()).raw_description.pending_activities:
+        while (await (await handle(crew, run)).describe()).raw_description.pending_activities:  # noqa: ASYNC110  other processes bring it about
             await anyio.sleep(0.02)
 
 
@@ -241,10 +241,10 @@ async def test_a_run_that_no_worker_can_execute_is_stopped_and_says_why(
             )
         )  # fmt: skip
         stopped = await crew.status(made.id, "stopped")
+        assert await closed(crew, made.id) == WorkflowExecutionStatus.COMPLETED
         leaving.set()
     assert stopped.error is not None
     assert stopped.error["code"] == "workflow_not_found"
-    assert await closed(crew, made.id) == WorkflowExecutionStatus.COMPLETED
 
 
 async def test_a_server_that_is_not_there_is_told_before_a_run_is_made(crew: Crew) -> None:

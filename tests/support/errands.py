@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from pathlib import Path
 from typing import Any
 
 import anyio
@@ -14,7 +13,7 @@ from retinue import Agent, FunctionCall, FunctionToolset, Workflow, step
 
 LOG = "effects.log"
 """A line for each effect: what, for whom, its key."""
-SECRET = "the-moon-is-made-of-cheese"  # noqa: S105
+SECRET = "the-moon-is-made-of-cheese"
 """A word of the prompt, which must not travel."""
 
 
@@ -41,7 +40,7 @@ async def note(who: str, idempotency_key: str) -> str:
 
 async def hold(who: str) -> str:
     """Look until the file `go` is there."""
-    Path(f"holding-{who}-{os.getpid()}").touch()
+    await anyio.Path(f"holding-{who}-{os.getpid()}").touch()
     while not await anyio.Path("go").exists():  # noqa: ASYNC110  another process makes it
         await anyio.sleep(0.01)
     return "held"
@@ -85,3 +84,14 @@ errand = _chain("errand", ("noted", NOTE), ("held", HOLD), ("sent", SEND))
 quick = _chain("quick", ("noted", NOTE), ("sent", SEND))
 """Notes, and asks before it sends."""
 plain = _chain("plain", ("noted", NOTE))
+
+
+async def dwell(who: str) -> str:
+    """Take a moment."""
+    await anyio.sleep(1.0)
+    return "dwelt"
+
+
+DWELL = agent("dwell", FunctionToolset(dwell, effect="read_only"))
+paced = _chain("paced", ("noted", NOTE), ("held", DWELL), ("sent", SEND))
+"""Notes, takes a moment, asks before it sends."""

@@ -19,7 +19,7 @@ RELEASED = "released"
 """What a segment says that was broken off so that another worker goes on."""
 
 _AGAIN = RetryPolicy(
-    initial_interval=timedelta(seconds=0.5), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=30)
+    initial_interval=timedelta(seconds=0.5), backoff_coefficient=2.0, maximum_interval=timedelta(seconds=5)
 )
 
 

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 @click.command("resume", cls=Command)
 @click.argument("run", shell_complete=complete.run)
+@click.option("--left", is_flag=True, hidden=True, help="The run was left to this process by the one that made it.")
 @json_option("Print the events as JSON lines.")
-def resume_command(run: str) -> int:
+def resume_command(run: str, left: bool) -> int:
     """Go on with RUN, which was stopped, waits, or lost its process.
 
     What was finished is not done again. Open questions are asked on a terminal.
@@ -39,7 +40,14 @@ def resume_command(run: str) -> int:
             if record.status == "waiting" and here.out.interactive:
                 going_on = await carrier.ask(record)
                 return going_on if isinstance(going_on, int) else await carrier.carry(going_on)
-            return await _go_on(host, carrier, record)
+            try:
+                return await _go_on(host, carrier, record)
+            except RetinueError as error:
+                if left:  # nobody would hear of it
+                    from retinue.graphs.engine.queue import give_up
+
+                    await give_up(host.db, record, error)
+                raise
 
     return loop.run(main)
 
