@@ -96,14 +96,14 @@ async def _until_pause_or_end(execution: Execution, saver: Callable[..., Checkpo
     graph = execution.workflow.compile(saver)
     step = None if execution.fresh else await _last_step(execution)
     most = execution.workflow.max_steps
-    if step is not None and step >= most:
-        raise _endless()
     config: RunnableConfig = {
         "configurable": {"thread_id": execution.run},
         "max_concurrency": execution.workflow.max_concurrency,
         # LangGraph counts anew at every resume, from the superstep after the last; the limit is on the run.
         "recursion_limit": most if step is None else max(1, most - step - 2),
     }
+    if step is not None and step >= most and (await graph.aget_state(config)).next:
+        raise _endless()
     command = await _first_command(execution, graph, config, begun=step is not None)
     while True:
         try:
