@@ -95,7 +95,7 @@ async def test_a_run_that_its_background_process_cannot_execute_is_stopped_and_s
     stopped = await until(host, run, lambda record: record.status == "stopped")
     assert stopped.error is not None
     assert stopped.error["code"] == "workflow_not_found"
-    assert "No module named" in stopped.error["message"]
+    assert "there is no module 'tests'" in stopped.error["message"]
 
 
 async def test_a_run_that_is_let_go_of_stays_running_and_goes_on_elsewhere(host: Host, tmp_path: Path) -> None:
