@@ -290,9 +290,31 @@ async def _broken_off(execution: Execution) -> Outcome:
         case "time":
             error = BudgetExceeded("the run's seconds are spent", limit="seconds")
             return await _close(execution, "refused", error=error)
+        case "release":
+            return await _release(execution)
         case "stop" | None:
             error = RunError("the run was stopped", hint=f"`retinue resume {execution.run[:8]}` goes on with it.")
             return await _close(execution, "stopped", error=error)
+
+
+async def _release(execution: Execution) -> Outcome:
+    """Let go of a run that is not to rest: it stays ``running``, and whoever takes it goes on with it at once."""
+
+    def work(tx: Transaction) -> None:
+        lease = execution.lease
+        released = tx.execute(
+            "UPDATE runs SET owner = NULL, lease_until = NULL, active = ?, updated_at = ? "
+            "WHERE id = ? AND owner = ? AND epoch = ? AND lease_until > ?",
+            (execution.active, tx.now, lease.run, lease.owner, lease.epoch, tx.now),
+        )
+        if not released:
+            raise lost(lease)
+        outcome = Outcome(run=lease.run, status="running")
+        tx.after_commit(lambda: _let_go(execution, outcome, ()))
+
+    await execution.db.write(work)
+    assert execution.outcome is not None
+    return execution.outcome
 
 
 async def _failed(execution: Execution, error: BaseException) -> Outcome:

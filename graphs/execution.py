@@ -23,8 +23,9 @@ if TYPE_CHECKING:
     from .runs import Runs
     from .workflow import Workflow
 
-Ending = Literal["stop", "cancel", "lost", "time"]
-"""Why an execution is broken off: its operator, a request to cancel, a lost lease, the budget's seconds."""
+Ending = Literal["stop", "cancel", "lost", "time", "release"]
+"""Why an execution is broken off: its operator, a request to cancel, a lost lease, the budget's seconds; or this
+process leaves the run to another one."""
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -105,7 +106,7 @@ class Execution:
             self.ending = why
             if self.task is not None:
                 self.task.cancel()
-        if why != "stop":
+        if why not in ("stop", "release"):  # these two wait for calls in flight
             self.broken.set()
         for child in self.children:
             child.end(why)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar, cast
 
 import anyio
+import orjson
 from langchain_core.runnables.config import var_child_runnable_config
 
 from retinue import audit, telemetry
@@ -166,7 +167,10 @@ class Runs:
                 raise RunError(f"run {record.id[:8]} is {fresh.status}", hint="Start a new one with `retinue run`.")
             # The parent's lease is held, so whoever still has this one has lost the parent and knows it or soon will.
             lease = self._acquire(tx, record.id, alive=self.db.alive if parent is None else _gone)
-            if changes := differences(fresh.fingerprint, now):
+            if not fresh.fingerprint:  # somebody who did not execute it has made the run: see `engine.queue`
+                _check_prices(fresh.budget, equipment)
+                tx.execute("UPDATE runs SET fingerprint = ? WHERE id = ?", (orjson.dumps(now).decode(), record.id))
+            elif changes := differences(fresh.fingerprint, now):
                 raise WorkflowChanged(
                     f"run {record.id[:8]} was started by another version of {workflow.name}: {'; '.join(changes[:8])}",
                     changes=changes,

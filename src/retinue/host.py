@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -25,13 +25,17 @@ from retinue.agents.models.selection import choose
 from retinue.auth.principal import Principal
 from retinue.config import Settings, load_settings, load_workflow
 from retinue.database.base import Database
-from retinue.database.choose import open_database
-from retinue.errors import RunNotFound
+from retinue.database.choose import is_postgres, open_database
+from retinue.errors import ConfigError, RunNotFound, Unreachable
 from retinue.graphs import records
 from retinue.graphs.drive import Outcome
+from retinue.graphs.engine.base import Engine, Ticket
+from retinue.graphs.engine.local import LocalEngine, TakeOver
+from retinue.graphs.engine.queue import enqueue
 from retinue.graphs.events import Line
 from retinue.graphs.execution import Execution
 from retinue.graphs.follow import follow
+from retinue.graphs.lease import LEASE_SECONDS
 from retinue.graphs.records import RunRecord
 from retinue.graphs.runs import Runs
 from retinue.graphs.workflow import Workflow
@@ -74,12 +78,18 @@ class Host:
     settings: Settings
     db: Database
     runs: Runs
+    engine: Engine
     principal: Principal
     env: Mapping[str, str]
     on_progress: Callable[[Any], None] | None = None
     """Told how far the indexing of a library is, see `mcp_servers.knowledge.models.Progress`."""
     _servers: dict[tuple[Any, ...], Servers] = field(default_factory=dict[tuple[Any, ...], Servers])
     _equipment: dict[tuple[Any, ...], Equipment] = field(default_factory=dict[tuple[Any, ...], Equipment])
+    _equipping: dict[tuple[Any, ...], asyncio.Lock] = field(default_factory=dict[tuple[Any, ...], asyncio.Lock])
+
+    def __post_init__(self) -> None:
+        self.take_over = TakeOver(self.runs, self.principal, self.resume)
+        """Goes on with abandoned runs while this process executes one of its own."""
 
     def workflow(self, name: str) -> Workflow:
         """The workflow registered under this name. Raises `WorkflowNotFound`."""
@@ -93,9 +103,10 @@ class Host:
         options: RunOptions | None = None,
         budget: Budget | None = None,
         retry_of: str | None = None,
+        run: str | None = None,
     ) -> Execution:
         """Make a run and take its lease; see `Runs.start`. Workflow and configuration complete the options."""
-        complete = self._complete(workflow, options or RunOptions())
+        complete = self.complete(workflow, options or RunOptions())
         equipment = await self.equip(workflow, complete)
         settings = self.settings
         if settings.max_concurrency is not None:
@@ -106,9 +117,64 @@ class Host:
             principal=self.principal,
             equipment=equipment,
             settings=asdict(complete),
-            budget=self._budget(workflow, budget),
+            budget=self.budget(workflow, budget),
             retry_of=retry_of,
+            run=run,
         )
+
+    async def submit(
+        self,
+        workflow: Workflow,
+        input: Any,  # noqa: A002
+        *,
+        options: RunOptions | None = None,
+        budget: Budget | None = None,
+        retry_of: str | None = None,
+        run: str | None = None,
+    ) -> RunRecord:
+        """Make a run and leave it to the engine: to a background process of this machine, or to workers.
+
+        Raises as `start` does. Where workers execute it, models and servers need not be at hand here.
+        """
+        await self.engine.ready()
+        if self.engine.elsewhere:
+            complete = self.complete(workflow, options or RunOptions())
+            record = await enqueue(
+                self.db,
+                workflow,
+                input,
+                principal=self.principal,
+                settings=asdict(complete),
+                budget=self.budget(workflow, budget),
+                retry_of=retry_of,
+                run=run,
+            )
+        else:  # what would keep it from being executed is told here and now
+            execution = await self.start(workflow, input, options=options, budget=budget, retry_of=retry_of, run=run)
+            execution.end("release")
+            await self.runs.execute(execution)
+            record = await self.find(execution.run)
+        await self.engine.start(Ticket.of(record))
+        return record
+
+    async def wake(self, record: RunRecord) -> None:
+        """A run of workers was answered, or is to be resumed."""
+        await self.engine.wake(Ticket.of(record))
+
+    async def cancel(self, record: RunRecord) -> bool:
+        """Ask for the end of a run, whoever executes it; see `Runs.cancel`."""
+        ended = await self.runs.cancel(record, principal=self.principal)
+        try:
+            await self.engine.cancel(Ticket.of(record))
+        except Unreachable as error:  # the row says it, which is what counts
+            log.warning("run %s: %s", record.id[:8], error)
+        return ended
+
+    async def take(self, record: RunRecord) -> Execution:
+        """As `resume`, for a worker, which executes the runs of all principals in their names."""
+        options = RunOptions.from_json(record.settings)
+        workflow = self.workflow(options.target or record.workflow)
+        return await self.runs.resume(record, workflow, await self.equip(workflow, options, record.principal))
 
     async def resume(self, record: RunRecord) -> Execution:
         """Take the lease of a run that waits, was stopped or lost its process; see `Runs.resume`.
@@ -119,16 +185,15 @@ class Host:
             raise RunNotFound(f"there is no run {record.id}")
         if record.root is not None:  # a member of that run made this one
             record = await self.find(record.root)
-        options = RunOptions.from_json(record.settings)
-        workflow = self.workflow(options.target or record.workflow)
-        return await self.runs.resume(record, workflow, await self.equip(workflow, options))
+        return await self.take(record)
 
     async def find(self, prefix: str) -> RunRecord:
         """One of this principal's runs, by its id or the beginning of it."""
         return await records.find(self.db, prefix, subject=self.principal.key)
 
     async def execute(self, execution: Execution) -> Outcome:
-        return await self.runs.execute(execution)
+        async with self.take_over:
+            return await self.runs.execute(execution)
 
     @asynccontextmanager
     async def following(self, execution: Execution, *, after: int = 0) -> AsyncGenerator[AsyncIterator[Line]]:
@@ -136,24 +201,27 @@ class Host:
         with self.runs.bus.listen(execution.run) as queue:
             yield follow(self.db, queue, execution.run, after=after)
 
-    async def equip(self, workflow: Workflow, options: RunOptions) -> Equipment:
+    async def equip(self, workflow: Workflow, options: RunOptions, principal: Principal | None = None) -> Equipment:
         """Models chosen and toolsets open. Raises `NoModel`, `Unreachable`, `SignInNeeded`, `ConfigError`."""
-        key = (workflow.name, id(workflow), options.library, options.workspace, options.model)
-        if key not in self._equipment:
-            servers = self.servers(options)
-            await servers.prepare(workflow.agents)
-            self._equipment[key] = await Equipment.open(
-                workflow.agents, servers.hub, lambda agent: self._model(agent, options)
-            )
+        principal = principal or self.principal
+        key = (workflow.name, id(workflow), options.library, options.workspace, options.model, principal.key)
+        async with self._equipping.setdefault(key[2:4] + key[5:], asyncio.Lock()):  # runs begin side by side
+            if key not in self._equipment:
+                servers = self.servers(options, principal)
+                await servers.prepare(workflow.agents)
+                self._equipment[key] = await Equipment.open(
+                    workflow.agents, servers.hub, lambda agent: self._model(agent, options)
+                )
         return self._equipment[key]
 
-    def servers(self, options: RunOptions) -> Servers:
-        """The servers that runs with these options share."""
-        key = (options.library, options.workspace)
+    def servers(self, options: RunOptions, principal: Principal | None = None) -> Servers:
+        """The servers that a principal's runs with these options share."""
+        principal = principal or self.principal
+        key = (options.library, options.workspace, principal.key)
         if key not in self._servers:
             self._servers[key] = Servers(
                 self.settings,
-                self.principal,
+                principal,
                 library=[Path(p) for p in options.library],
                 workspace=Path(options.workspace),
                 on_progress=self.on_progress,
@@ -173,7 +241,8 @@ class Host:
         )
         return choose(setting, function=agent.function, env=self.env, agent=agent.name, prices=prices)
 
-    def _complete(self, workflow: Workflow, options: RunOptions) -> RunOptions:
+    def complete(self, workflow: Workflow, options: RunOptions) -> RunOptions:
+        """The options with what workflow and configuration add."""
         library = (
             options.library or tuple(map(str, self.settings.library)) or tuple(workflow.options.get("library", ()))
         )
@@ -184,7 +253,7 @@ class Host:
             workspace=str(Path(options.workspace or self.settings.workspace).expanduser().absolute()),
         )
 
-    def _budget(self, workflow: Workflow, given: Budget | None) -> Budget:
+    def budget(self, workflow: Workflow, given: Budget | None) -> Budget:
         """Flag over workflow over configuration, limit by limit."""
         chosen: dict[str, Any] = {k: v for k, v in asdict(self.settings.budget).items() if v is not None}
         for budget in (workflow.budget, given):
@@ -193,11 +262,44 @@ class Host:
         return Budget(**chosen)
 
     async def close(self) -> None:
+        await self.engine.close()
         await self.runs.close()
         for servers in self._servers.values():
             await servers.close()
         await close_clients()
         await self.db.close()
+
+
+def open_engine(settings: Settings, command: Sequence[str] = ()) -> Engine:
+    """The engine that the configuration names. Nothing is connected yet. Raises `ConfigError`."""
+    if settings.engine == "local":
+        return LocalEngine(command, logs=settings.state / "background")
+    try:
+        from retinue.graphs.engine.temporal.engine import TemporalEngine
+    except ImportError as error:
+        raise ConfigError(
+            "Temporal needs a package that is not installed", hint="Install retinue with it: retinue[temporal]."
+        ) from error
+    from retinue.graphs.engine.temporal.address import Address, parse
+
+    if not is_postgres(settings.database):
+        raise ConfigError(
+            "workers on several machines share a Postgres database, and `database` is a file",
+            hint="Set `database` to a URL that begins with postgresql://.",
+        )
+    target, namespace = parse(settings.engine)
+    there = settings.temporal
+    return TemporalEngine(
+        Address(
+            target=target,
+            namespace=namespace,
+            queue=there.queue,
+            heartbeat=there.heartbeat,
+            priority=there.priority,
+            tls=there.tls,
+            key=None if there.api_key is None else there.api_key.reveal(),
+        )
+    )
 
 
 @asynccontextmanager
@@ -207,12 +309,15 @@ async def open_host(
     principal: Principal | None = None,
     env: Mapping[str, str] | None = None,
     create: bool = True,
+    command: Sequence[str] = (),
 ) -> AsyncGenerator[Host]:
-    """Open the database and what runs need. ``create`` makes a database file that is missing.
+    """Open the database and what runs need. ``create`` makes a database file that is missing; ``command`` is this
+    program with its global options, for background processes.
 
     Raises `ConfigError`, `DatabaseError`.
     """
     settings = settings or load_settings()
+    engine = open_engine(settings, command)
     telemetry.disable_langsmith()
     if (notice := telemetry.configure()) is not None:
         log.warning("%s", notice)
@@ -220,7 +325,8 @@ async def open_host(
     host = Host(
         settings=settings,
         db=db,
-        runs=Runs(db),
+        runs=Runs(db, lease_seconds=settings.temporal.heartbeat if engine.elsewhere else LEASE_SECONDS),
+        engine=engine,
         principal=principal or local_principal(),
         env=os.environ if env is None else env,
     )

@@ -13,6 +13,7 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -268,6 +269,26 @@ def _same_file(fd: int, path: Path) -> bool:
 
 
 # Processes
+
+
+def start_in_background(command: Sequence[str], *, output: Path) -> int:
+    """Start a program in a session of its own, which outlives this process, its terminal and its signals.
+
+    What it prints is added to the file ``output``. Returns its process id.
+    """
+    import subprocess
+
+    if sys.platform == "win32":
+        flags = subprocess.DETACHED_PROCESS | subprocess.CREATE_NEW_PROCESS_GROUP
+    else:
+        flags = 0
+    with output.open("ab") as file:
+        process = subprocess.Popen(  # noqa: S603  our own program
+            command, stdin=subprocess.DEVNULL, stdout=file, stderr=file,
+            start_new_session=not WINDOWS, creationflags=flags,
+        )  # fmt: skip
+    process.returncode = 0  # nobody here waits for it, and that is as it should be
+    return process.pid
 
 
 def owner_name() -> str:

@@ -162,7 +162,7 @@ def test_a_whole_file_is_read_into_types(tmp_path: Path) -> None:
         ('budget = "lots"', "retinue.toml:1: budget: should be a table"),
         ("servers = [1]", "retinue.toml:1: servers: should be a table"),
         ('[policy]\nask = "send*"', "retinue.toml:2: policy.ask: should be a list"),
-        ('engine = "cloud"', "retinue.toml:1: engine: should be 'local'"),
+        ('engine = "cloud"', "retinue.toml:1: engine: should be 'local' or temporal://host:7233/namespace"),
         ("[servers.x]\n", "retinue.toml:1: servers.x: needs a command or a url"),
         ('[servers.x]\ncommand="c"\nurl="https://u"', "retinue.toml:1: servers.x: takes a command or a url, not both"),
         ('[servers.x]\nurl="ftp://u"', "retinue.toml:2: servers.x.url: should be an https:// or http:// URL"),

@@ -20,6 +20,8 @@ COMMANDS = {
         "resume": "Go on with a run that was stopped or waits.",
         "cancel": "End a run for good.",
         "recover": "Take over runs whose process is gone.",
+        "worker": "Execute the runs that Temporal hands out.",
+        "schedule": "Run a workflow again and again.",
         "runs": "List, show, follow and prune runs.",
     },
     "Workflows and servers": {
@@ -44,6 +46,8 @@ _MODULES = {
     "resume": "control",
     "cancel": "control",
     "recover": "control",
+    "worker": "worker",
+    "schedule": "schedule",
     "runs": "runs",
     "workflows": "workflows",
     "graph": "workflows",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from retinue.errors import RetinueError, RunBusy
 from retinue.graphs import questions
 from retinue.graphs.drive import Outcome
-from retinue.graphs.events import Line, timestamp
+from retinue.graphs.events import LAST_LINES, Line, timestamp
 from retinue.graphs.execution import Execution
 from retinue.graphs.follow import all_events
 from retinue.graphs.questions import Channel, Question
@@ -101,9 +102,43 @@ class Carrier:
         await self.waiting(record, asked, shown=True)
         return WAITING
 
+    def left(self, record: RunRecord) -> int:
+        """Say that the run goes on without this command."""
+        out = self._app.out
+        if out.json:
+            out.document({"run": record.id, "workflow": record.workflow})
+            return 0
+        out.print(record.id)
+        out.note(f"It goes on by itself: `{suggestion(self._app, 'runs', 'events', record.id[:8], '--follow')}`.")
+        return 0
+
+    async def follow(self, record: RunRecord) -> int:
+        """Show what workers do with a run that was left to them, until it rests. Ctrl-C leaves it to them."""
+        try:
+            fresh = await self._watch(record, until_it_rests=True)
+        except asyncio.CancelledError:
+            if not self._signals.stopping:
+                raise
+            _uncancel()
+            short = record.id[:8]
+            self._app.out.note(f"Run {short} goes on without you.")
+            self._app.out.note(f"hint: {suggestion(self._app, 'cancel', short)} ends it.")
+            return INTERRUPTED
+        if fresh.status == "stopped":
+            if fresh.error is not None and not self._app.out.json:
+                tell(self._app, fresh.error)
+            return self._stopped(await short_id(self._host.db, record.id))
+        if fresh.status != "waiting":
+            return await self.ended(fresh)
+        going_on = await self.ask(fresh)
+        return going_on if isinstance(going_on, int) else await self.carry(going_on)
+
     async def resumed(self, record: RunRecord) -> Execution | int:
         """Take the run's lease again; or the exit code, where somebody else has carried it on or does."""
         self._progress.go_on()
+        if self._host.engine.elsewhere:
+            await self._host.wake(record)
+            return await self.follow(record)
         while True:
             fresh = await self._host.find(record.id)
             if fresh.status in TERMINAL:
@@ -134,9 +169,14 @@ class Carrier:
         self._app.out.note(f"Another process goes on with run {short}: `{follow}` shows it.")
         return 0
 
-    async def _watch(self, record: RunRecord) -> RunRecord:
-        """Show what another process does with the run, until it lets go of it or is gone."""
+    async def _watch(self, record: RunRecord, *, until_it_rests: bool = False) -> RunRecord:
+        """Show what another process does with the run, until it lets go of it or is gone.
+
+        ``until_it_rests``: whatever becomes of that process, since another one goes on with it.
+        """
         db = self._host.db
+        if until_it_rests:
+            return await self._until_it_rests(record)
         self._view.begin(record)
         try:
             while record.status == "running" and (record.owner is None or db.alive(record.owner) is not False):
@@ -149,6 +189,22 @@ class Carrier:
         finally:
             self._view.end()
         return record
+
+    async def _until_it_rests(self, record: RunRecord) -> RunRecord:
+        db = self._host.db
+        self._view.begin(record)
+        try:
+            async with contextlib.aclosing(db.changes(record.id)) as changes:
+                async for _ in changes:
+                    rests = False
+                    async for line in all_events(db, record.id, after=self.after):
+                        self._show(line)
+                        rests = line["type"] in LAST_LINES
+                    if rests:
+                        break
+        finally:
+            self._view.end()
+        return await self._host.find(record.id)
 
     async def waiting(self, record: RunRecord, asked: Sequence[Question], *, shown: bool = False) -> None:
         """Say what the run waits for and how to answer."""
@@ -262,5 +318,6 @@ async def opened(app: App, *, create: bool = True) -> AsyncGenerator[Host]:
     """The host for this command."""
     from retinue.host import open_host
 
-    async with open_host(app.settings, create=create) as host:
+    command = [sys.executable, "-P", "-m", "retinue", *app.arguments]
+    async with open_host(app.settings, create=create, command=command) as host:
         yield host

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from retinue.errors import RetinueError
+from retinue.errors import RetinueError, RunError
 
 from . import complete, loop
 from .group import App, Command, app, json_option
@@ -21,8 +21,9 @@ if TYPE_CHECKING:
 
 @click.command("resume", cls=Command)
 @click.argument("run", shell_complete=complete.run)
+@click.option("--left", is_flag=True, hidden=True, help="The run was left to this process by the one that made it.")
 @json_option("Print the events as JSON lines.")
-def resume_command(run: str) -> int:
+def resume_command(run: str, left: bool) -> int:
     """Go on with RUN, which was stopped, waits, or lost its process.
 
     What was finished is not done again. Open questions are asked on a terminal.
@@ -39,17 +40,43 @@ def resume_command(run: str) -> int:
             if record.status == "waiting" and here.out.interactive:
                 going_on = await carrier.ask(record)
                 return going_on if isinstance(going_on, int) else await carrier.carry(going_on)
-            return await _go_on(host, carrier, record)
+            try:
+                return await _go_on(host, carrier, record)
+            except RetinueError as error:
+                if left:  # nobody would hear of it
+                    from retinue.graphs.engine.queue import give_up
+
+                    await give_up(host.db, record, error)
+                raise
 
     return loop.run(main)
 
 
 async def _go_on(host: Host, carrier: Carrier, record: RunRecord) -> int:
     try:
+        if host.engine.elsewhere:
+            return await _woken(host, carrier, record)
         execution = await host.resume(record)
     except RetinueError as error:
         return carrier.failed(record.id, error)
     return await carrier.carry(execution)
+
+
+async def _woken(host: Host, carrier: Carrier, record: RunRecord) -> int:
+    """Have workers go on with a run; one that has nothing to go on with says what it waits for."""
+    from retinue.graphs import questions
+    from retinue.graphs.engine.queue import is_due
+    from retinue.graphs.records import TERMINAL
+
+    from .carry import WAITING
+
+    if record.status in TERMINAL:
+        raise RunError(f"run {record.id[:6]} is {record.status}", hint="Start a new one with `retinue run`.")
+    if not await host.db.read(lambda tx: is_due(tx, record)):
+        await carrier.waiting(record, await questions.inbox(host.db, run=record.id))
+        return WAITING
+    await host.wake(record)
+    return await carrier.follow(record)
 
 
 async def _found(here: App, run: str) -> RunRecord:
@@ -74,7 +101,7 @@ async def _cancel(here: App, run: str) -> int:
 
     record = await _found(here, run)
     async with opened(here, create=False) as host:
-        ended = await host.runs.cancel(record, principal=host.principal)
+        ended = await host.cancel(record)
         short = await short_id(host.db, record.id)
     if here.json:
         here.out.document({"run": record.id, "status": "cancelled" if ended else "cancelling"})
@@ -132,8 +159,6 @@ def _nothing(here: App) -> int:
 
 
 def _not_abandoned(here: App, record: RunRecord) -> int:
-    from retinue.errors import RunError
-
     hints = {
         "running": "Its process is alive.",
         "waiting": "It waits for an answer: `retinue inbox`.",

@@ -47,6 +47,7 @@ Examples:
     "--approve", multiple=True, metavar="GLOB", help="Do not ask about calls of these tools (server/tool). Repeatable."
 )
 @click.option("--retry-of", metavar="RUN", help="Name the run that this one tries again.")
+@click.option("--detach", is_flag=True, help="Leave the run to a background process, or to workers; print its id.")
 @json_option("Print the events as JSON lines, and nothing else.")
 def run_command(
     name: str,
@@ -59,6 +60,7 @@ def run_command(
     budget: tuple[str, ...],
     approve: tuple[str, ...],
     retry_of: str | None,
+    detach: bool,
 ) -> int:
     """Run the workflow NAME with INPUT, the text of its main field.
 
@@ -78,16 +80,18 @@ def run_command(
 
         async with opened(here) as host:
             workflow = host.workflow(name)
-            data = _input(workflow, given, input, fields)
+            data = input_of(workflow, given, input, fields)
             workflow.read_input(data)  # before anything is started
             options = RunOptions(
                 target=name, library=folders, workspace=workspace or "", approve=approve, model=model or ""
             )
             before = None if retry_of is None else (await host.find(retry_of)).id
             carrier = Carrier(here, host, signals, workflow=workflow.name)
-            execution = await host.start(
-                workflow, data, options=options, budget=Budget(**limits) if limits else None, retry_of=before
-            )
+            most = Budget(**limits) if limits else None
+            if detach or host.engine.elsewhere:
+                record = await host.submit(workflow, data, options=options, budget=most, retry_of=before)
+                return carrier.left(record) if detach else await carrier.follow(record)
+            execution = await host.start(workflow, data, options=options, budget=most, retry_of=before)
             return await carrier.carry(execution)
 
     return loop.run(main)
@@ -113,7 +117,7 @@ def _limits(pairs: Sequence[str]) -> dict[str, Any]:
     return limits
 
 
-def _input(
+def input_of(
     workflow: Workflow, given: Mapping[str, Any], text: str | None, fields: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """File, then bare text, then single fields."""

@@ -63,7 +63,7 @@ async def _list(here: App, status: tuple[str, ...], workflow: str | None, limit:
         rows = [
             (
                 await short_id(db, record.id),
-                standing(db, record)[0],
+                standing(db, record, engine=here.settings.engine)[0],
                 record.workflow,
                 ago(record.created_at),
                 money(record.cost / 1_000_000) if record.cost else "",
@@ -76,9 +76,11 @@ async def _list(here: App, status: tuple[str, ...], workflow: str | None, limit:
         here.out.note(f"There are more; --limit {limit * 5} shows them.")
 
 
-def standing(db: Database, record: RunRecord) -> tuple[str, str]:
+def standing(db: Database, record: RunRecord, *, engine: str = "local") -> tuple[str, str]:
     """The status in one word, and what to do about it."""
-    if record.status == "running" and (record.owner is None or db.alive(record.owner) is False):
+    if engine != "local" and record.status == "running" and record.owner is None:
+        return "queued", "no worker has a slot for it yet"
+    if engine == "local" and record.status == "running" and (record.owner is None or db.alive(record.owner) is False):
         return "abandoned", f"its process is gone: `retinue recover {record.id[:6]}` takes it over"
     hints = {"waiting": f"`retinue answer {record.id[:6]}`", "stopped": f"`retinue resume {record.id[:6]}` goes on"}
     return record.status, hints.get(record.status, "")
@@ -111,7 +113,7 @@ async def _show(here: App, run: str) -> None:
             async for line in all_events(db, part):
                 if line["type"] == "model.replied":
                     agents.setdefault(line["agent"], Spending()).add(line)
-        status, todo = standing(db, record)
+        status, todo = standing(db, record, engine=here.settings.engine)
     spending = {name: {"tokens": s.tokens, "usd": round(s.usd, 6), "turns": s.turns} for name, s in agents.items()}
     if here.json:
         body = record.to_json() | {"questions": [question.to_json() for question in asked], "agents": spending}

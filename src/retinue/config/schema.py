@@ -49,6 +49,27 @@ class PriceSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TemporalSettings:
+    """What goes with ``engine = "temporal://…"``."""
+
+    queue: Name = "retinue"
+    """The task queue that the workers poll."""
+    heartbeat: Annotated[float, Least(1)] = 20.0
+    """Seconds without a sign of life after which a worker's runs go to another one; their lease lasts as long."""
+    sweep: Positive = 30.0
+    """Seconds, about, between a worker's looks in the database for runs of which no worker was told."""
+    priority: Literal[1, 2, 3, 4, 5] = 3
+    """Of the runs that are started: 1 goes first."""
+    tls: bool = False
+    api_key: Secret | None = None
+    """It needs ``tls``."""
+
+    def __post_init__(self) -> None:
+        if self.api_key is not None and not self.tls:
+            raise ValueError("an api_key needs tls = true")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PolicySettings:
     """Globs over ``server/tool`` (or over a tool's name, without a slash); deny beats ask beats allow."""
 
@@ -112,11 +133,13 @@ class Values:
     """Folders the knowledge server reads. Empty: the workflow's own choice."""
     workspace: Path = Path("out")
     """The folder the workspace server writes to."""
-    engine: Literal["local"] = "local"
+    engine: Annotated[str, Matches(r"local|temporal://[^\s@]+", "'local' or temporal://host:7233/namespace")] = "local"
+    """Who executes runs: the process that starts them, or the workers that a Temporal server knows."""
     max_concurrency: Annotated[int, Least(1)] | None = None
     """Branches of one run that work at the same time. None: the workflow's own choice."""
     budget: BudgetSettings = BudgetSettings()
     policy: PolicySettings = PolicySettings()
+    temporal: TemporalSettings = TemporalSettings()
     prices: Mapping[str, PriceSettings] = field(default_factory=_nothing)
     workflows: Mapping[Name, Target] = field(default_factory=_nothing)
     servers: Mapping[Name, ServerSettings] = field(default_factory=_nothing)

@@ -32,6 +32,10 @@ VARIABLES: Mapping[str, Key] = {
         ("budget", "tokens"),
         ("budget", "seconds"),
         ("budget", "turns"),
+        ("temporal", "queue"),
+        ("temporal", "heartbeat"),
+        ("temporal", "tls"),
+        ("temporal", "api_key"),
     )
 }
 """Environment variables; a nested key is joined by two underscores (``RETINUE_BUDGET__USD``)."""
