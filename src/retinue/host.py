@@ -127,6 +127,14 @@ class Host:
         workflow = self.workflow(options.target or record.workflow)
         return await self.runs.resume(record, workflow, await self.equip(workflow, options))
 
+    async def fork(self, record: RunRecord, at: int, *, changes: Mapping[str, Any] | None = None) -> Execution:
+        """Make a new run that shares the history of this one up to superstep ``at``; see `Runs.fork`."""
+        if record.principal.key != self.principal.key:
+            raise RunNotFound(f"there is no run {record.id}")
+        options = RunOptions.from_json(record.settings)
+        workflow = self.workflow(options.target or record.workflow)
+        return await self.runs.fork(record, at, workflow, await self.equip(workflow, options), changes=changes)
+
     async def find(self, prefix: str) -> RunRecord:
         """One of this principal's runs, by its id or the beginning of it."""
         return await records.find(self.db, prefix, subject=self.principal.key)
