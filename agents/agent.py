@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import TypeAdapter
 
@@ -18,8 +18,10 @@ from .models.base import Model
 from .scope import Scope
 from .tools.base import Toolset
 
-_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
+if TYPE_CHECKING:
+    from .models.choose import Function
 
+_NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 
 TASK_SCHEMA: Mapping[str, Any] = {
     "type": "object",
@@ -47,7 +49,7 @@ class Agent:
         prompt: str | Path,
         description: str = "",
         model: str | Model = "auto",
-        function: Callable[..., Any] | None = None,
+        function: Function | None = None,
         output: type[Any] | None = None,
         tools: Sequence[Toolset] = (),
         delegates: Sequence[Member] = (),

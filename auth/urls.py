@@ -63,7 +63,10 @@ def require_secure(url: str, what: str) -> str:
     except ValueError as error:
         raise ConfigError(f"{what} is {error}", hint="Give an absolute https:// URL.") from None
     if parts.query or parts.fragment:
-        raise ConfigError(f"{what} must not have a query or fragment: {url}", hint="Give scheme, host and path alone.")
+        # Not the URL itself: a query is where people put keys.
+        raise ConfigError(
+            f"{what} must not have a query or fragment: {target(url)}", hint="Give scheme, host and path alone."
+        )
     if parts.scheme == "http" and not is_loopback(parts.hostname or ""):
         raise ConfigError(f"{what} must use https: {url}", hint="Plain http is accepted on loopback only.")
     return url

@@ -95,6 +95,9 @@ def build_multi(url: str) -> Run:
     async def work(call: dict[str, Any]) -> dict[str, Any]:
         return {"answers": [(call["id"], end(await specialist.ainvoke(begin(call["input"]["task"]))))]}
 
+    def fan_out(state: Team) -> list[Send]:
+        return [Send("work", call) for call in state["messages"][-1]["content"]]
+
     async def join(state: Team) -> dict[str, Any]:
         results = [{"type": "tool_result", "tool_use_id": id_, "content": text} for id_, text in state["answers"]]
         reply = await ask([*state["messages"], {"role": "user", "content": results}])
@@ -105,9 +108,7 @@ def build_multi(url: str) -> Run:
     built.add_node("work", work)  # pyright: ignore[reportArgumentType]  # a Send hands it a call, not the state
     built.add_node("join", join)
     built.add_edge(START, "supervise")
-    built.add_conditional_edges(
-        "supervise", lambda state: [Send("work", call) for call in state["messages"][-1]["content"]], ["work"]
-    )
+    built.add_conditional_edges("supervise", fan_out, ["work"])
     built.add_edge("work", "join")
     built.add_edge("join", END)
     compiled = built.compile()

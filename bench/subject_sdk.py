@@ -28,9 +28,13 @@ async def loop(client: AsyncAnthropic, system: str, prompt: str, tools: Sequence
         messages += [{"role": "assistant", "content": reply.content}, {"role": "user", "content": results}]
 
 
+async def call_add(_: str, a: int, b: int) -> int:
+    return await add(a, b)
+
+
 def build_single(url: str, key: str = "x") -> Run:
     client = AsyncAnthropic(api_key=KEY, base_url=f"{url}/1/{key}")
-    return lambda: loop(client, SYSTEM, PROMPT, [TOOL], lambda _, a, b: add(a, b))
+    return lambda: loop(client, SYSTEM, PROMPT, [TOOL], call_add)
 
 
 def build_multi(url: str) -> Run:
@@ -38,6 +42,6 @@ def build_multi(url: str) -> Run:
     tools = [{"name": f"ask_{n}", "description": f"Ask {n}.", "input_schema": ASK} for n in ("alpha", "beta", "gamma")]
 
     async def ask(_: str, task: str) -> str:
-        return await loop(client, SPECIALIST, task, [TOOL], lambda _, a, b: add(a, b))
+        return await loop(client, SPECIALIST, task, [TOOL], call_add)
 
     return lambda: loop(client, SUPERVISOR, PROMPT, tools, ask)

@@ -71,6 +71,8 @@ class Execution:
     preapproved: Sequence[str]
     active_before: float
     runs: Runs
+    traceparent: str | None = None
+    """The trace that the run began in: a resume is a new trace and links to it."""
     parent: Execution | None = None
     """The execution of the run whose member this run is."""
     depth: int = 0
@@ -101,12 +103,12 @@ class Execution:
         """Break the execution off. The first reason stands."""
         if self.ending is None:
             self.ending = why
-            for child in self.children:
-                child.end(why)
             if self.task is not None:
                 self.task.cancel()
         if why != "stop":
             self.broken.set()
+        for child in self.children:
+            child.end(why)
 
 
 current: ContextVar[Execution] = ContextVar("retinue_execution")

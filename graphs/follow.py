@@ -6,7 +6,7 @@ A follower has a queue of its own. One that goes away, or does not keep up, neve
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Generator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
 from contextlib import contextmanager
 
 from retinue.database.base import Database
@@ -63,7 +63,7 @@ async def all_events(db: Database, run: str, *, after: int = 0) -> AsyncIterator
         after = page[-1]["seq"]
 
 
-async def follow(db: Database, queue: asyncio.Queue[Line], run: str, *, after: int = 0) -> AsyncIterator[Line]:
+async def follow(db: Database, queue: asyncio.Queue[Line], run: str, *, after: int = 0) -> AsyncGenerator[Line]:
     """The stream from ``after`` on, up to and including the line that ends this execution.
 
     What other processes wrote in between (an answer, say) is read from the database, so no number is missing.

@@ -27,6 +27,8 @@ class Keeper:
         self.executions: dict[str, Execution] = {}
 
     def add(self, execution: Execution) -> None:
+        if (before := self.executions.get(execution.run)) is not None:
+            before.end("lost")  # it was outrun by this process itself
         self.executions[execution.run] = execution
         if self._task is None or self._task.done():
             self._renewed = time.monotonic()

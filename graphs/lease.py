@@ -5,8 +5,9 @@ next write, that the epoch is not its own or the time is over, and changes nothi
 its lock is gone (a file's on SQLite, an advisory one on Postgres), so its runs can be taken over at once; a live one
 keeps its lease until it lapses.
 
-The run's row is the run's lock: every transaction that reads in order to write about a run takes it first. Where members
-of a run made runs of their own, its row comes before theirs, and answers to the questions of all of them take it.
+The run's row is the run's lock: every transaction that reads in order to write about a run takes it first. Where
+members of a run made runs of their own, its row comes before theirs, and answers to the questions of all of them take
+it.
 """
 
 from __future__ import annotations

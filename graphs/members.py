@@ -13,7 +13,7 @@ from typing import Any, cast
 import orjson
 
 from retinue import errors
-from retinue.errors import InvalidInput, RetinueError, RunError
+from retinue.errors import InvalidInput, RetinueError, RunError, RunExists
 
 from ..agents.member import Done, Waiting
 from ..agents.scope import Scope
@@ -56,6 +56,8 @@ async def _outcome(workflow: Workflow, task: str, parent: Execution, id_: str) -
         )  # fmt: skip
         return await runs.execute(execution)
     record = await parent.db.read(lambda tx: records.get(tx, id_))
+    if record.root != parent.account.lease.run:  # the id can be told by who knows the parent's; only we make such runs
+        raise RunExists(f"run {id_[:8]} is there already, and not as a part of run {parent.run[:8]}")
     if record.status in TERMINAL:
         error = None if record.error is None else _error(dict(record.error))
         return Outcome(run=id_, status=record.status, output=record.output, error=error)

@@ -22,6 +22,9 @@ Into = str | Callable[[Any, Any], Mapping[str, Any]] | None
 MEMBER = "__retinue_member__"
 """Attribute of a step's function: how a workflow finds its members."""
 
+INTO = "__retinue_into__"
+"""Attribute of a step's function: where its output goes."""
+
 QUESTIONS = "retinue.questions"
 """Key of the value of our own interrupts: a list of question ids."""
 
@@ -40,6 +43,7 @@ def step(member: Member, *, task: Task, into: Into = None) -> Callable[..., Awai
 
     node.__name__ = f"step_{member.name}"
     setattr(node, MEMBER, member)
+    setattr(node, INTO, into)
     return node
 
 
@@ -86,6 +90,8 @@ def each(items: Callable[[Any], Sequence[Any]], node: str) -> Callable[[Any], Aw
     async def route(state: Any) -> list[Send]:
         found = items(state)
         if inspect.isawaitable(found):
+            if inspect.iscoroutine(found):
+                found.close()
             raise ConfigError("the items of each() must be a plain function of the state")
         return [Send(node, item) for item in found]
 

@@ -5,17 +5,18 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import functools
 import logging
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import anyio
 from langchain_core.runnables.config import var_child_runnable_config
 
 from retinue import audit, telemetry
 from retinue.database.base import Database, Transaction
-from retinue.errors import ConfigError, LeaseLost, RunBusy, RunCancelled, RunError, RunNotFound, WorkflowChanged
+from retinue.errors import ConfigError, RunBusy, RunCancelled, RunError, RunNotFound, WorkflowChanged
 
 from ..agents.budget import Budget
 from ..agents.equipment import Equipment
@@ -35,6 +36,8 @@ from .lease import LEASE_SECONDS, Lease, acquire, check
 from .questions import Channel, Question
 from .records import TERMINAL, RunRecord
 from .workflow import Workflow
+
+T = TypeVar("T")
 
 log = logging.getLogger("retinue")
 
@@ -56,13 +59,7 @@ class Runs:
         self._saver: Callable[..., Checkpoints] = self._make_saver
 
     def _make_saver(self, *types: type[Any]) -> Checkpoints:
-        return Checkpoints(self.db, fence=self._fence, serde=serializer_for(*types))
-
-    def _fence(self, tx: Transaction, thread: str) -> None:
-        execution = self._keeper.executions.get(thread)
-        if execution is None:
-            raise LeaseLost(f"this process does not execute run {thread[:8]}")
-        check(tx, execution.lease)
+        return Checkpoints(cast(Database, _Fenced(self.db)), serde=serializer_for(*types))
 
     async def close(self) -> None:
         await self._keeper.close()
@@ -157,6 +154,8 @@ class Runs:
         shape = fingerprint(workflow, equipment)
         origin = {} if history is None else {"forked_from": history.origin}
         note = Note(type="run.started", body={"workflow": workflow.name, **_models(equipment), **origin})
+        with telemetry.span(f"start {workflow.name}", run=id_, workflow=workflow.name) as span:
+            trace = span.traceparent
 
         def work(tx: Transaction) -> tuple[Lease, list[Line]]:
             if parent is not None:
@@ -170,7 +169,7 @@ class Runs:
                 settings=settings,
                 fingerprint=shape,
                 budget=limits,
-                traceparent=telemetry.traceparent(),
+                traceparent=trace,
                 retry_of=retry_of,
                 root=None if parent is None else parent.account.lease.run,
             )
@@ -198,6 +197,7 @@ class Runs:
             active_before=0.0,
             runs=self,
             parent=parent,
+            traceparent=trace,
             # With a history there is something to go on from; the input is in its first superstep.
             input=data if history is None or history.empty else None,
         )
@@ -229,7 +229,8 @@ class Runs:
                 raise RunError(f"run {record.id[:8]} is part of another one", hint=f"Resume {fresh.root[:8]}.")
             if fresh.status in TERMINAL:
                 raise RunError(f"run {record.id[:8]} is {fresh.status}", hint="Start a new one with `retinue run`.")
-            lease = self._acquire(tx, record.id)
+            # The parent's lease is held, so whoever still has this one has lost the parent and knows it or soon will.
+            lease = self._acquire(tx, record.id, alive=self.db.alive if parent is None else _gone)
             if changes := differences(fresh.fingerprint, now):
                 raise WorkflowChanged(
                     f"run {record.id[:8]} was started by another version of {workflow.name}: {'; '.join(changes[:8])}",
@@ -264,18 +265,19 @@ class Runs:
             active_before=fresh.active,
             runs=self,
             parent=parent,
+            traceparent=fresh.traceparent,
         )
         if fresh.cancelling:  # asked for while its last process was dying
             execution.end("cancel")
         return self._begin(execution)
 
-    def _acquire(self, tx: Transaction, run: str) -> Lease:
+    def _acquire(self, tx: Transaction, run: str, *, alive: Callable[[str], bool | None] | None = None) -> Lease:
         if (dropped := self._dropped.get(run)) is not None:  # we live, but no longer work on it
             tx.execute(
                 "UPDATE runs SET owner = NULL WHERE id = ? AND owner = ? AND epoch = ?",
                 (run, dropped.owner, dropped.epoch),
             )
-        return acquire(tx, run, owner=self.db.owner, seconds=self._lease_seconds, alive=self.db.alive)
+        return acquire(tx, run, owner=self.db.owner, seconds=self._lease_seconds, alive=alive or self.db.alive)
 
     # Executing
 
@@ -301,7 +303,9 @@ class Runs:
     async def _execute(self, execution: Execution) -> Outcome:
         current.set(execution)
         try:
-            with telemetry.span(f"run {execution.workflow.name}", run=execution.run, workflow=execution.workflow.name):
+            name, trace = execution.workflow.name, execution.traceparent
+            where = {"parent": trace} if execution.fresh else {"link": trace}
+            with telemetry.span(f"run {name}", **where, run=execution.run, workflow=name):
                 return await drive(execution, self._saver)
         finally:
             if execution.outcome is None:  # the database failed, or the lease is lost
@@ -369,6 +373,33 @@ class Runs:
         ids = await self.db.read(work)
         found = [await self.db.read(lambda tx, id_=id_: records.get(tx, id_)) for id_ in ids]
         return [record for record in found if subject is None or record.principal.key == subject]
+
+
+class _Fenced:
+    """The database as savers see it: a write counts only while the execution that makes it owns its run.
+
+    That execution, and not the one that this process may have begun since on the same run.
+    """
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def write(self, work: Callable[[Transaction], T], *, flush: bool = False) -> T:
+        lease = current.get().lease
+
+        @functools.wraps(work)
+        def fenced(tx: Transaction) -> T:
+            check(tx, lease)
+            return work(tx)
+
+        return await self._db.write(fenced, flush=flush)
+
+    async def read(self, work: Callable[[Transaction], T]) -> T:
+        return await self._db.read(work)
+
+
+def _gone(owner: str) -> bool:
+    return False
 
 
 async def _finished(task: asyncio.Task[Any]) -> None:

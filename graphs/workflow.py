@@ -23,7 +23,7 @@ from ..agents.member import Done, Member, Waiting
 from ..agents.scope import Scope
 from ..agents.tools.base import digest
 from .checkpoints import Checkpoints
-from .nodes import MEMBER
+from .nodes import INTO, MEMBER
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]+")
@@ -205,9 +205,7 @@ class Workflow:
     def appended(self, node: Callable[..., Any], field: str, value: Any) -> Any:
         """A member's output as an update of ``field``: an item where the field has a reducer over a list."""
         graph = next((graph for _, function, graph in self._step_nodes if function is node), self.graph)
-        channel = cast("BaseChannel[Any, Any, Any] | None", graph.channels.get(field))
-        if channel is None:
-            raise ConfigError(f"the state of {self.name} has no field {field!r}")
+        channel = cast("BaseChannel[Any, Any, Any]", graph.channels[field])
         if isinstance(channel, BinaryOperatorAggregate) and isinstance(channel.value, list):
             return cast("list[Any]", value) if isinstance(value, list) else [value]
         return value
@@ -228,6 +226,10 @@ class Workflow:
     @cached_property
     def shape(self) -> dict[str, Any]:
         """What makes a paused run continuable: nodes, edges, state, and what each agent is told to be."""
+        for name, function, graph in self._step_nodes:
+            into = getattr(function, INTO)
+            if isinstance(into, str) and into not in graph.channels:  # known before anything is paid for
+                raise ConfigError(f"node {name} of {self.name} goes into {into!r}, which its state does not have")
         nodes: dict[str, str] = {}
         edges: list[str] = []
         branches: dict[str, Any] = {}

@@ -57,8 +57,12 @@ def _tool(function: Callable[..., Any], server: str, effect: Effect, policy: Pol
     description = inspect.getdoc(function)
     if not description:
         raise ConfigError(f"the tool function {name} has no docstring", hint="The model chooses tools by it.")
-    signature = inspect.signature(function, eval_str=True)
+    try:
+        signature = inspect.signature(function, eval_str=True)
+    except NameError as error:
+        raise ConfigError(f"an annotation of the tool function {name} names nothing: {error}") from None
     fields: dict[str, Any] = {}
+    names: list[str] = []
     for parameter in signature.parameters.values():
         if parameter.name == KEY_PARAMETER:
             continue
@@ -66,7 +70,9 @@ def _tool(function: Callable[..., Any], server: str, effect: Effect, policy: Pol
             raise ConfigError(f"the tool function {name} takes {parameter}", hint="Use named, annotated parameters.")
         annotation = Any if parameter.annotation is parameter.empty else parameter.annotation
         default = ... if parameter.default is parameter.empty else parameter.default
-        fields[parameter.name] = (annotation, Field(default=default))
+        # Under an alias: a name such as copy or model_x is the function's to choose, but means something to pydantic.
+        fields[f"p{len(fields)}"] = (annotation, Field(default=default, alias=parameter.name))
+        names.append(parameter.name)
     takes_key = KEY_PARAMETER in signature.parameters
     if effect.keyed and not takes_key:
         raise ConfigError(f"the keyed tool function {name} has no parameter {KEY_PARAMETER}")
@@ -81,22 +87,25 @@ def _tool(function: Callable[..., Any], server: str, effect: Effect, policy: Pol
             parsed = arguments.model_validate(request.arguments)
         except ValidationError as error:
             return ToolResult.error(f"Invalid arguments: {error.error_count()} problem(s): {_first(error)}")
-        values = {field: getattr(parsed, field) for field in fields}
+        values = {name: getattr(parsed, field) for name, field in zip(names, fields, strict=True)}
         if takes_key:
             values[KEY_PARAMETER] = request.key
         try:
-            with anyio.fail_after(request.timeout):
+            with anyio.move_on_after(request.timeout):
                 if is_async:
                     result = await function(**values)
                 else:
                     result = await anyio.to_thread.run_sync(lambda: function(**values), abandon_on_cancel=True)
+                if inspect.isawaitable(result):  # an object whose __call__ is async
+                    result = await result
+                return _result(result, returned)
         except RetinueError:
             raise
-        except TimeoutError:
-            raise Timeout(f"the tool {server}/{name} took longer than {request.timeout:g} s") from None
+        except TimeoutError as error:  # its own: what it waited for may have happened
+            raise Timeout(f"the tool {server}/{name} timed out: {error}") from None
         except Exception as error:
             return ToolResult.error(f"{type(error).__name__}: {error}")
-        return _result(result, returned)
+        raise Timeout(f"the tool {server}/{name} took longer than {request.timeout:g} s")
 
     return Tool(
         server=server,
@@ -121,6 +130,10 @@ def _result(value: Any, adapter: TypeAdapter[Any]) -> ToolResult:
         return value
     if isinstance(value, str):
         return ToolResult(content=[{"type": "text", "text": value}])
-    data = value.model_dump(mode="json") if isinstance(value, BaseModel) else adapter.dump_python(value, mode="json")
-    text = orjson.dumps(data).decode()
+    try:
+        model = isinstance(value, BaseModel)
+        data = value.model_dump(mode="json") if model else adapter.dump_python(value, mode="json")
+        text = orjson.dumps(data).decode()
+    except (ValueError, TypeError) as error:  # the call was made: it is not the one to fail
+        return ToolResult.error(f"The tool answered with a {type(value).__name__}, which has no JSON form: {error}")
     return ToolResult(content=[{"type": "text", "text": text}], structured=cast(Any, data))

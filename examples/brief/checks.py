@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from typing import Any, cast
 
@@ -102,7 +103,9 @@ def save(call: FunctionCall) -> Answer:
     result = call.results[-1]
     if result.is_error:
         return Saved(note=result.text)
-    return Saved(path=_fields(result.data).get("path"))
+    written, task = _fields(result.data), orjson.loads(call.task)
+    as_offered = written.get("sha256") == hashlib.sha256(task["text"].encode()).hexdigest()
+    return Saved(path=written.get("path"), note="" if as_offered else "A person edited it before it was written.")
 
 
 def slug(question: str) -> str:

@@ -109,7 +109,8 @@ def _saving(s: Brief) -> str:
 
 def _summary(output: dict[str, Any]) -> str:
     saved = output["saved"]
-    end = f"Written to {saved['path']} in the workspace." if saved["path"] else f"Not written. {saved['note']}"
+    end = f"Written to {saved['path']} in the workspace." if saved["path"] else "Not written."
+    end = f"{end} {saved['note']}".strip()
     return f"{output['document']}\n---\n{end}"
 
 

@@ -157,7 +157,7 @@ class WorkflowChanged(RunError):
 
 class BudgetExceeded(RunError):
     code = "budget_exceeded"
-    default_hint = "Start a new run with a larger budget: `--set budget.usd=…`."
+    default_hint = "Start a new run with a larger budget, e.g. `--budget usd=1`."
 
 
 class PolicyDenied(RunError):

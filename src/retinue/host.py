@@ -6,7 +6,7 @@ It opens the database, chooses models, starts the built-in servers that a run ne
 from __future__ import annotations
 
 import asyncio
-import getpass
+import logging
 import os
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -34,9 +34,10 @@ from retinue.graphs.follow import follow
 from retinue.graphs.records import RunRecord
 from retinue.graphs.runs import Runs
 from retinue.graphs.workflow import Workflow
+from retinue.local import local_principal
 from retinue.servers import Servers
 
-LOCAL_ISSUER = "urn:retinue:local"
+log = logging.getLogger("retinue")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,12 +64,6 @@ class RunOptions:
             approve=tuple(data.get("approve", ())),
             model=data.get("model", ""),
         )
-
-
-def local_principal() -> Principal:
-    """The person at this machine's terminal: the operating system vouches for them."""
-    user = f"{os.getuid()}" if hasattr(os, "getuid") else getpass.getuser()
-    return Principal(issuer=LOCAL_ISSUER, subject=f"user:{user}", scopes=frozenset({"runs:approve"}))
 
 
 @dataclass(kw_only=True)
@@ -228,7 +223,8 @@ async def open_host(
     if "://" in settings.database and not settings.database.startswith("sqlite://"):
         raise ConfigError(f"the database {settings.database.split(':', 1)[0]}:… is not supported", hint="Name a file.")
     telemetry.disable_langsmith()
-    telemetry.configure()
+    if (notice := telemetry.configure()) is not None:
+        log.warning("%s", notice)
     db = await SQLiteDatabase.open(settings.database.removeprefix("sqlite://"), create=create)
     host = Host(
         settings=settings,

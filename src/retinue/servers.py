@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from retinue.agents.agent import Agent
 from retinue.agents.policy import Policy
-from retinue.agents.tools.base import Effect, ServerTool, ToolCall, ToolResult
+from retinue.agents.tools.base import Effect, ServerTool, ToolCall, ToolResult, Toolset
 from retinue.agents.tools.hub import Hub, Known, ServerEntry
+from retinue.agents.tools.mcp import MCPToolset
+from retinue.agents.tools.wrappers import Wrapped
 from retinue.auth.principal import Principal
-from retinue.config import ServerSettings, Settings
+from retinue.auth.urls import require_secure
+from retinue.config import ServerSettings, Settings, mask_url
 from retinue.errors import ConfigError, Unreachable
 from retinue.mcp_servers.catalog import CATALOG, built_in
 from retinue.system import check_private, ensure_private_dir, private_file
@@ -72,7 +75,7 @@ class Servers:
         """Start the built-in servers that these agents use, with tokens for just the tools that they use."""
         used: dict[str, set[str]] = {}
         for toolset in (toolset for agent in agents for toolset in agent.tools):
-            if self._is_built_in(toolset.name):
+            if uses_server(toolset) and self._is_built_in(toolset.name):
                 tools = await toolset.open(_Offered(self._make))
                 used.setdefault(toolset.name, set()).update(tool.name for tool in tools)
         if used:
@@ -108,15 +111,11 @@ class Servers:
     async def _decided(self, decision: Decision) -> None:
         """Refusals are accountable here; what was let through is in the journal of its run."""
         if self._record is not None and not decision.allowed:
-            body = {"resource": decision.resource, "status": decision.status, "reason": decision.reason}
-            body |= {"method": decision.method, "tool": decision.name, "client": decision.client_id}
-            await self._record("request.refused", body)
+            await self._record(*refusal(decision))
 
     async def _granted(self, event: TokenEvent) -> None:
         if self._record is not None:
-            body = {"client": event.client_id, "resource": event.resource, "scopes": sorted(event.scopes)}
-            body |= {"jti": event.jti, "key": event.jkt, "seconds": event.expires_in, "error": event.error}
-            await self._record("token.granted" if event.granted else "token.refused", body)
+            await self._record(*token_request(event))
 
     def _make(self, name: str) -> ToolServer:
         if name not in self._made:
@@ -153,6 +152,7 @@ class Servers:
         if url is None:
             known = ", ".join(sorted({*self._settings.servers, *CATALOG}))
             raise ConfigError(f"there is no server {name!r}", hint=f"There is {known}; others go in retinue.toml.")
+        require_secure(url, f"the address of the server {mask_url(name)}")
         return self._entry(configured, partial(_transport, url, await self._client_for(url)))
 
     def _entry(self, configured: ServerSettings, target: Callable[[], Any], *, trusted: bool = False) -> ServerEntry:
@@ -194,6 +194,38 @@ class Servers:
             await asyncio.gather(self._owner, return_exceptions=True)
         for close in self._closers:
             await close()
+
+
+def uses_server(toolset: Toolset) -> bool:
+    """Whether the tools are an MCP server's, however the toolset is wrapped; a function's may bear any name."""
+    while isinstance(toolset, Wrapped):
+        toolset = toolset.inner
+    return isinstance(toolset, MCPToolset)
+
+
+def refusal(decision: Decision) -> tuple[str, Mapping[str, Any]]:
+    """Action and body of the audit record of a refused request."""
+    return "request.refused", {
+        "resource": decision.resource,
+        "status": decision.status,
+        "reason": decision.reason,
+        "method": decision.method,
+        "tool": decision.name,
+        "client": decision.client_id,
+    }
+
+
+def token_request(event: TokenEvent) -> tuple[str, Mapping[str, Any]]:
+    """Action and body of the audit record of a token request."""
+    return "token.granted" if event.granted else "token.refused", {
+        "client": event.client_id,
+        "resource": event.resource,
+        "scopes": sorted(event.scopes),
+        "jti": event.jti,
+        "key": event.jkt,
+        "seconds": event.expires_in,
+        "error": event.error,
+    }
 
 
 class _Offered:

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 
 from retinue.agents.agent import Agent
 from retinue.agents.budget import Budget
-from retinue.agents.models.base import Reply
-from retinue.agents.models.function import Answer, FunctionCall, FunctionModel
+from retinue.agents.models.base import Model, Reply
+from retinue.agents.models.choose import choose
+from retinue.agents.models.function import Answer, FunctionCall
 from retinue.errors import ConfigError
 from retinue.graphs.workflow import Workflow
 from tests.support.desk import Desk, opened
@@ -51,8 +52,8 @@ def asks(name: str, member: Agent, *tasks: str) -> Agent:
     return Agent(name, prompt="Ask.", function=say, delegates=[member])
 
 
-def functions(flow: Workflow) -> dict[str, FunctionModel]:
-    return {agent.name: FunctionModel(agent.function, name=agent.name) for agent in flow.agents if agent.function}
+def functions(flow: Workflow) -> dict[str, Model]:
+    return {agent.name: choose("function", function=agent.function, env={}, agent=agent.name) for agent in flow.agents}
 
 
 def saying(name: str, say: Say) -> Agent:

@@ -44,7 +44,8 @@ class Finding(BaseModel):
 
 
 def agent(*tools: Any, **options: Any) -> Agent:
-    return Agent("scout", **{"prompt": "Look.", "tools": tools, **options})
+    settings: dict[str, Any] = {"prompt": "Look.", "tools": tools, **options}
+    return Agent("scout", **settings)
 
 
 def look(q: str) -> str:

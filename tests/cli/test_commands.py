@@ -303,6 +303,14 @@ def test_config_show_names_origins_and_validate_names_mistakes(retinue: Shell) -
     assert "retinue.toml:1: modle: there is no such setting; did you mean 'model'?" in done.err
 
 
+def test_a_file_is_up_to_date_once_it_is_there(retinue: Shell) -> None:
+    assert retinue("db", "status").out == "There is no database yet; the first run makes it.\n"
+    assert retinue("db", "upgrade").out == "The database is up to date.\n"
+    status = retinue("db", "status", "--json")
+    assert (status.code, status.document["problem"]) == (0, "")
+    assert status.document["schema"] == status.document["newest"]
+
+
 def test_completion_is_switched_on_by_a_line(retinue: Shell) -> None:
     assert retinue("completion", "zsh").out == 'eval "$(_RETINUE_COMPLETE=zsh_source retinue)"\n'
 

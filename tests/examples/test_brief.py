@@ -95,6 +95,7 @@ async def test_the_only_question_is_the_approval_and_it_shows_the_whole_document
     shown = question.body["arguments"]["text"]
     done = await decide(host, run, {"decision": "approve"})
     assert done.status == "done"
+    assert done.output["saved"]["note"] == ""
     written = tmp_path / "out" / done.output["saved"]["path"]
     assert written.read_text(encoding="utf-8") == shown == done.output["document"]
 
@@ -112,7 +113,7 @@ async def test_an_edited_brief_is_written_as_edited(host: Host, tmp_path: Path) 
     run, _ = await ask(host, make_brief(), "Who may answer a question?")
     edited = {"path": "mine.md", "text": "# Mine\n"}
     done = await decide(host, run, {"decision": "edit", "arguments": edited})
-    assert done.output["saved"]["path"] == "mine.md"
+    assert done.output["saved"] == {"path": "mine.md", "note": "A person edited it before it was written."}
     assert (tmp_path / "out" / "mine.md").read_text(encoding="utf-8") == "# Mine\n"
 
 

@@ -183,6 +183,7 @@ async def play(folder: Path, at: Killer, *, person: str, clerks: int, seed: int)
     """Start the run or take it over; answer as ``person`` does; go on until it ends, or the person has left."""
     chance = random.Random(seed)
     db = await Recorded.open(folder / "runs.db")
+    assert isinstance(db, Recorded)
     db.at = at
     runs = Runs(db)
     flow = workflow(folder, at, clerks=clerks)

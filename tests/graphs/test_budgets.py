@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import anyio
 import pytest
@@ -25,7 +25,7 @@ PRICE = Price(input=3.0, output=15.0)
 
 
 def scout(**options: Any) -> Agent:
-    return Agent("scout", prompt="Look.", **{"max_tokens": 1000, **options})
+    return Agent("scout", prompt="Look.", max_tokens=1000, **options)
 
 
 @pytest.mark.parametrize("where", ["memory", "file"])
@@ -209,4 +209,4 @@ def test_a_budget_below_zero_is_no_budget(name: str) -> None:
     with pytest.raises(ConfigError, match=f"budget.{name}"):
         Budget(**{name: -1})
     with pytest.raises(ConfigError, match=f"budget.{name}"):
-        Budget(**{name: float("nan")})
+        Budget(**{name: cast(Any, float("nan"))})

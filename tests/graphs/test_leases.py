@@ -15,12 +15,15 @@ from typing import Any
 import anyio
 import anyio.to_thread
 import pytest
+from langgraph.graph import START, StateGraph
 
 from retinue.agents.agent import Agent
 from retinue.errors import LeaseLost, RunBusy, RunError, RunNotFound
 from retinue.graphs import lease, records
+from retinue.graphs.nodes import step
+from retinue.graphs.workflow import Workflow
 from tests.support.desk import Desk, opened
-from tests.support.flows import Sayer, one
+from tests.support.flows import Sayer, State, one
 from tests.support.people import ME
 
 pytestmark = pytest.mark.anyio
@@ -58,7 +61,7 @@ def held() -> tuple[Sayer, Gate]:
 async def digest(desk: Desk) -> dict[str, str]:
     """A digest of every table."""
     tables = [name for (name,) in await desk.rows("SELECT name FROM sqlite_master WHERE type = 'table'")]
-    found = {}
+    found: dict[str, str] = {}
     for table in tables:
         rows = await desk.rows(f"SELECT * FROM {table}")
         found[table] = hashlib.sha256(repr(sorted(map(repr, rows))).encode()).hexdigest()
@@ -156,6 +159,61 @@ async def test_an_owner_whose_run_was_taken_over_writes_nothing_more(tmp_path: P
             await running
         assert await digest(second) == before
         assert (await second.runs.execute(taken)).output["text"] == "second"
+
+
+async def test_an_execution_outrun_by_its_own_process_cannot_even_write_a_checkpoint(tmp_path: Path) -> None:
+    """The process owns the run again, but this execution does not: a node of the user's own is still at work in it."""
+    clock = Clock()
+    gates = [Gate(), Gate()]
+    texts = iter(["old", "new"])
+
+    async def work(state: State) -> dict[str, Any]:
+        gate, text = gates.pop(0), next(texts)
+        await gate(None)
+        return {"text": text}
+
+    graph = StateGraph(State)
+    graph.add_node(work)
+    graph.add_edge(START, "work")
+    flow = Workflow("own", graph)
+    first, second = gates
+    async with opened(tmp_path / "runs.db", clock=clock) as desk:
+        execution = await desk.start(flow)
+        old = asyncio.create_task(desk.runs.execute(execution))
+        await first.reached.wait()
+        clock.now += lease.LEASE_SECONDS + 1
+        first.open.set()  # it ends just as it is outrun
+        taken = await desk.take(execution.run, flow)
+        before = await digest(desk)
+        with pytest.raises(LeaseLost):
+            await old
+        assert await digest(desk) == before
+        new = asyncio.create_task(desk.runs.execute(taken))
+        await second.reached.wait()
+        second.open.set()
+        assert (await new).output["text"] == "new"
+
+
+async def test_a_member_runs_lease_that_outlives_its_parents_is_taken_with_it(tmp_path: Path) -> None:
+    clock = Clock()
+    path = tmp_path / "runs.db"
+    inner = one(SCOUT)
+    graph = StateGraph(State)
+    graph.add_node("inner", step(inner, task="{}", into=lambda output, state: {"text": output.text}))
+    graph.add_edge(START, "inner")
+    outer = Workflow("outer", graph)
+    async with opened(path, clock=clock) as first, opened(path, clock=clock) as second:
+        model, gate = held()
+        execution = await first.start(outer, model)
+        clock.now += 10
+        running = asyncio.create_task(first.runs.execute(execution))
+        await gate.reached.wait()
+        clock.now += lease.LEASE_SECONDS - 9
+        outcome = await second.resume(execution.run, outer, Sayer(lambda call: "second"))
+        assert outcome.output["text"] == "second"
+        gate.open.set()
+        with pytest.raises(LeaseLost):
+            await running
 
 
 async def test_a_keeper_that_finds_the_lease_gone_breaks_the_execution_off(tmp_path: Path) -> None:

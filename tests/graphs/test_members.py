@@ -16,7 +16,8 @@ from pydantic import BaseModel
 from retinue.agents.agent import Agent
 from retinue.agents.budget import Budget
 from retinue.agents.models.base import Model, Price, Usage
-from retinue.agents.models.function import Answer, FunctionCall, FunctionModel
+from retinue.agents.models.choose import choose
+from retinue.agents.models.function import Answer, FunctionCall
 from retinue.errors import RunError
 from retinue.graphs import records
 from retinue.graphs.nodes import each, step
@@ -84,7 +85,7 @@ def payroll(member: Workflow, *people: str) -> Workflow:
 
 
 def functions(flow: Workflow) -> Mapping[str, Model]:
-    return {agent.name: FunctionModel(agent.function, name=agent.name) for agent in flow.agents if agent.function}
+    return {agent.name: choose("function", function=agent.function, env={}, agent=agent.name) for agent in flow.agents}
 
 
 async def test_members_in_parallel_are_runs_of_their_own_and_their_questions_are_in_one_inbox() -> None:
@@ -112,8 +113,8 @@ async def test_a_member_that_is_answered_ends_while_its_sibling_waits_and_is_not
         run = (await desk.run(flow, functions(flow))).run
         for question in await desk.inbox(run):
             await desk.answer(question)
-            outcome = await desk.resume(run, flow, functions(flow))
-        assert outcome.status == "done"
+            await desk.resume(run, flow, functions(flow))
+        assert (await desk.record(run)).status == "done"
         assert sorted(payments.made) == ["ann", "bob", "cas"]
         statuses = await desk.rows("SELECT status, epoch FROM runs WHERE root = ? ORDER BY epoch", run)
         assert {status for status, _ in statuses} == {"done"}

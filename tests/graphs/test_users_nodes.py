@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from operator import add
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import pytest
 from langgraph.graph import END, START, StateGraph
@@ -33,15 +33,18 @@ class Choice(BaseModel):
     shade: int
 
 
-def flow(graph: StateGraph[Any, Any, Any, Any], **options: Any) -> Workflow:
+Graph = StateGraph[Any, Any, Any, Any]
+
+
+def flow(graph: Graph, **options: Any) -> Workflow:
     return Workflow("flow", graph, **options)
 
 
-def chain(*nodes: Any, state: type[Any] = State) -> StateGraph[Any, Any, Any, Any]:
+def chain(*nodes: Any, state: type[Any] = State) -> Graph:
     """Nodes one after the other, under the names of their functions."""
-    graph = StateGraph(state)
+    graph: Graph = StateGraph(state)
     graph.add_sequence(nodes)
-    graph.add_edge(START, nodes[0][0] if isinstance(nodes[0], tuple) else nodes[0].__name__)
+    graph.add_edge(START, nodes[0].__name__)
     return graph
 
 
@@ -71,9 +74,9 @@ async def test_several_interrupts_at_once_are_answered_in_any_order_and_one_at_a
     async def fan(state: State) -> dict[str, Any]:
         return {}
 
-    graph = StateGraph(State)
+    graph: Graph = StateGraph(State)
     graph.add_node("fan", fan)
-    graph.add_node("ask", ask)
+    graph.add_node("ask", cast(Any, ask))
     graph.add_edge(START, "fan")
     graph.add_conditional_edges("fan", each(lambda s: ["a", "b", "c"], "ask"), ["ask"])
     graph.add_edge("ask", END)
@@ -251,8 +254,9 @@ async def test_a_node_goes_where_its_command_says(desk: Desk) -> None:
     async def ask(item: str) -> dict[str, Any]:
         return {"said": [item + interrupt(item)]}
 
-    graph = StateGraph(State)
-    for node in (start, left, right, ask):
+    graph: Graph = StateGraph(State)
+    nodes: list[Any] = [start, left, right, ask]
+    for node in nodes:
         graph.add_node(node)
     graph.add_edge(START, "start")
     outcome = await desk.run(flow(graph))

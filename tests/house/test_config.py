@@ -50,7 +50,7 @@ def test_flags_beat_the_environment_beats_the_project_beats_the_user(tmp_path: P
     assert settings.origin("budget.turns") == f"{user}:6"
     assert settings.origin("library") == "default"
     assert settings.files == (user, tmp_path / "retinue.toml")
-    assert load(tmp_path, text, budget__usd="0.5").origin("budget.usd") == "flag --set budget.usd"
+    assert load(tmp_path, text, budget__usd="0.5").origin("budget.usd") == "flag --budget usd"
 
 
 def test_the_nearest_file_upwards_is_the_projects(tmp_path: Path) -> None:

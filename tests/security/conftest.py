@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 
 from tests.security.attacker import SERVED, Attacker
+from tests.support.terminal import Warm
 
 
 @pytest.fixture(scope="module", params=sorted(SERVED))
@@ -23,3 +24,11 @@ def attacker(served: Attacker) -> Iterator[Attacker]:
     served.reached.clear()
     yield served
     served.reached.clear()
+
+
+@pytest.fixture(scope="module")
+def warm() -> Iterator[Warm]:
+    """Runs commands in processes of their own."""
+    started = Warm()
+    yield started
+    started.close()

@@ -297,6 +297,19 @@ async def test_plain_http_to_another_machine_is_refused(tmp_path: Path) -> None:
     await servers.close()
 
 
+@pytest.mark.parametrize(
+    "url", ["https://me:canary-pw@server.example/mcp", "https://server.example/mcp?api_key=canary-key"]
+)
+async def test_an_address_that_holds_a_secret_is_refused_without_saying_it(tmp_path: Path, url: str) -> None:
+    (tmp_path / "retinue.toml").write_text(f'[servers.far]\nurl = "{url}"\n')
+    servers = Servers(load_settings(cwd=tmp_path, env={}), ME, library=[], workspace=tmp_path)
+    for name in ("far", url):
+        with pytest.raises(ConfigError) as raised:
+            await servers.hub.tools(name)
+        assert "canary" not in raised.value.message + raised.value.hint
+    await servers.close()
+
+
 async def test_a_stream_that_is_read_twice_or_not_asynchronously_is_refused() -> None:
     response = httpx2.Response(200, content=b"x")
     response.stream = httpx2.SyncByteStream()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -131,7 +131,7 @@ class Desk:
 @asynccontextmanager
 async def opened(
     path: str | Path = ":memory:", *, clock: Callable[[], float] | None = None, **options: Any
-) -> AsyncIterator[Desk]:
+) -> AsyncGenerator[Desk]:
     db = await (SQLiteDatabase.open(path) if clock is None else SQLiteDatabase.open(path, clock=clock))
     desk = Desk(db, **options)
     try:

@@ -50,7 +50,9 @@ def fan(agent: Agent, items: Sequence[str], **options: Any) -> Workflow:
     return Workflow("fan", graph, **options)
 
 
-def tool(function: Callable[..., Any], effect: EffectClass, **options: Any) -> FunctionToolset:
+def tool(
+    function: Callable[..., Any] | Sequence[Callable[..., Any]], effect: EffectClass, **options: Any
+) -> FunctionToolset:
     return FunctionToolset(function, effect=effect, **options)
 
 

@@ -31,6 +31,7 @@ COMMANDS = {
         "doctor": "Check the installation, the database and the configuration.",
         "config": "Show and check the configuration.",
         "audit": "Verify the audit trail.",
+        "db": "Look at the database's schema, and bring it up to date.",
         "completion": "Print how to switch on completion in a shell.",
     },
 }
@@ -50,6 +51,7 @@ _MODULES = {
     "doctor": "doctor",
     "config": "config",
     "audit": "audit",
+    "db": "db",
     "completion": "completion",
 }
 

@@ -20,7 +20,7 @@ from retinue.host import Host
 
 from .ask import Asker, Ending
 from .display import how_to_answer, show_output, show_question, suggestion
-from .errors import INTERRUPTED, exit_code_of_body, tell
+from .errors import INTERRUPTED, exit_code_of, tell
 from .group import App
 from .loop import Signals
 from .progress import Progress, Spending
@@ -173,7 +173,7 @@ class Carrier:
             return 0
         if record.error is not None and not self._app.out.json:
             tell(self._app, record.error)
-        return exit_code_of_body(record.error) if record.status == "failed" else 1
+        return exit_code_of(record.error) if record.status == "failed" else 1
 
     def _stopped(self, short: str) -> int:
         command = suggestion(self._app, "resume", short)

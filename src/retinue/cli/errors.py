@@ -69,13 +69,8 @@ def tell(app: App, body: ErrorBody) -> None:
         app.out.note(f"hint: {body['hint']}")
 
 
-def exit_code_of(error: RetinueError | None) -> int:
-    """How a run that ended with this error exits: 5 and its kin where somebody else failed, else 1."""
-    return error.exit_code if isinstance(error, ExternalError) else 1
-
-
-def exit_code_of_body(body: ErrorBody | None) -> int:
-    """The same for an error that was read from a database."""
+def exit_code_of(body: ErrorBody | None) -> int:
+    """How a failed run exits, by its error: 5 and its kin where somebody else failed, else 1."""
     if body is None:
         return 1
     kinds: list[type[RetinueError]] = [ExternalError]

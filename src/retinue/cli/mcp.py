@@ -150,15 +150,16 @@ def address(text: str) -> tuple[str, int]:
 
 
 async def _refused(db: Database, decision: Decision) -> None:
+    from retinue.servers import refusal
+
     if not decision.allowed:
-        body = {"resource": decision.resource, "status": decision.status, "reason": decision.reason}
-        await _record(db, "request.refused", body | {"tool": decision.name, "client": decision.client_id})
+        await _record(db, *refusal(decision))
 
 
 async def _token(db: Database, event: TokenEvent) -> None:
-    body = {"client": event.client_id, "resource": event.resource, "scopes": sorted(event.scopes)}
-    body |= {"jti": event.jti, "key": event.jkt, "error": event.error}
-    await _record(db, "token.granted" if event.granted else "token.refused", body)
+    from retinue.servers import token_request
+
+    await _record(db, *token_request(event))
 
 
 async def _record(db: Database, action: str, body: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from retinue.graphs.events import Line
     from retinue.graphs.records import RunRecord
 
+LAST_LINES = ("run.waiting", "run.done", "run.failed", "run.refused", "run.cancelled", "run.stopped")
 QUIET_SECONDS = 5.0
 """Between two lines about the progress of one thing, in plain view."""
 
@@ -78,9 +79,7 @@ class PlainView:
             self._lately("model")
         if line["type"] == "tool.progress" and self._lately(f"{line['path']} {line['tool']}"):
             return
-        if line["type"] not in ("run.done", "run.failed", "run.refused", "run.cancelled", "run.stopped") and (
-            text := describe(line)
-        ):
+        if line["type"] not in LAST_LINES and (text := describe(line)):  # how it ended is shown at length
             self._out.note(text)
 
     def preparing(self, text: str) -> None:

@@ -128,7 +128,7 @@ class FlagSource:
         self.tree = absolute(self.tree, cwd)
 
     def origin(self, key: Key) -> str:
-        return f"flag --{key[0].replace('_', '-')}" if len(key) == 1 else f"flag --set {'.'.join(key)}"
+        return f"flag --{key[0].replace('_', '-')}" if len(key) == 1 else f"flag --{key[0]} {'.'.join(key[1:])}"
 
 
 def put(tree: Tree, key: Key, value: Any) -> None:

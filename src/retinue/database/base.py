@@ -33,7 +33,9 @@ class Transaction(Protocol):
         """Run one statement; return the number of rows it changed."""
         ...
 
-    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None: ...
+    def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
+        """Run one statement for each row. Nothing is answered, so it may travel with what comes next."""
+        ...
 
     def one(self, sql: str, params: Sequence[Any] = (), *, lock: bool = False) -> Row | None:
         """The first row, or None. Also for ``… RETURNING``.

@@ -51,41 +51,60 @@ _OK = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
 
 
 class PostgresTransaction:
-    """`Transaction` over a session that is inside BEGIN … COMMIT."""
+    """`Transaction` over a session that is inside BEGIN … COMMIT.
 
-    __slots__ = ("_channel", "_cursor", "_key", "calls", "now", "runs", "ticket")
+    What needs no answer (`executemany`, `lock`) waits and travels with the next statement that does, or the commit.
+    """
 
-    def __init__(self, cursor: RawCursor[Row], address: Address, now: float) -> None:
+    __slots__ = ("_connection", "_cursor", "_key", "calls", "now", "runs", "ticket", "waiting")
+
+    def __init__(
+        self, connection: psycopg.Connection[Row], cursor: RawCursor[Row], address: Address, now: float
+    ) -> None:
+        self._connection = connection
         self._cursor = cursor
         self._key = address.key
         self.now = now
+        self.waiting: list[tuple[bytes, Sequence[Any]]] = []
         self.calls: Calls = []
         self.runs: set[str] = set()
         self.ticket: int | None = None
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
-        return self._cursor.execute(native(sql), params).rowcount
+        return self._send(native(sql), params).rowcount
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
-        if len(rows) == 1:
-            self._cursor.execute(native(sql), rows[0])
-        elif rows:
-            self._cursor.executemany(native(sql), rows)
+        text = native(sql)
+        self.waiting += [(text, row) for row in rows]
 
     def one(self, sql: str, params: Sequence[Any] = (), *, lock: bool = False) -> Row | None:
-        return self._cursor.execute(native(sql, lock), params).fetchone()
+        return self._send(native(sql, lock), params).fetchone()
 
     def all(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        return self._cursor.execute(native(sql), params).fetchall()
+        return self._send(native(sql), params).fetchall()
 
     def lock(self, name: str) -> None:
-        self._cursor.execute(b"SELECT pg_advisory_xact_lock($1)", (self._key("lock", name),))
+        self.waiting.append((b"SELECT pg_advisory_xact_lock($1)", (self._key("lock", name),)))
 
     def changed(self, run: str) -> None:
         self.runs.add(run)
 
     def after_commit(self, call: Callable[[], None]) -> None:
         self.calls.append(call)
+
+    def _send(self, sql: bytes, params: Sequence[Any]) -> RawCursor[Row]:
+        if not self.waiting:
+            return self._cursor.execute(sql, params)
+        with self._connection.pipeline():
+            self.send_waiting()
+            return self._cursor.execute(sql, params)
+
+    def send_waiting(self) -> None:
+        """Inside a pipeline. An error comes up at its end."""
+        waiting, self.waiting = self.waiting, []
+        cursor = RawCursor(self._connection)
+        for sql, params in waiting:
+            cursor.execute(sql, params)
 
 
 class Session:
@@ -168,31 +187,39 @@ class Session:
         (now,) = _values(_exec(connection, _BEGIN[write]))
         self._begun = True
         self._number += 1
-        return PostgresTransaction(cursor, self.address, float(now or 0))
+        return PostgresTransaction(connection, cursor, self.address, float(now or 0))
 
     def commit(self, transaction: PostgresTransaction, *, flush: bool) -> None:
         """Commit and wait for the disk. Raises psycopg's error; `committed` tells whether it took place."""
-        assert self.connection is not None
+        connection = self.connection
+        assert connection is not None
         steps = [f"EXECUTE retinue_done ({self._number}, {transaction.now!r})"]
         channel = literal(self.address.channel)
         steps += [f"SELECT pg_notify({channel}, {literal(run)})" for run in sorted(transaction.runs)]
         steps += ["SET LOCAL synchronous_commit = off", "COMMIT"]
         if self._waits_for_disk or flush:
-            steps.append(self._keep(flush))
-        _exec(self.connection, "; ".join(steps))
+            steps += self._keep(flush)
+        if not transaction.waiting:
+            _exec(connection, "; ".join(steps))
+        else:
+            with connection.pipeline():
+                transaction.send_waiting()
+                cursor = RawCursor(connection)
+                for step in steps:
+                    cursor.execute(step.encode(), prepare=False)
         self._begun = False
 
     def keep(self, *, flush: bool) -> None:
         """The second step alone."""
         assert self.connection is not None
         if self._waits_for_disk or flush:
-            _exec(self.connection, self._keep(flush))
+            _exec(self.connection, "; ".join(self._keep(flush)))
 
-    def _keep(self, flush: bool) -> str:
+    def _keep(self, flush: bool) -> list[str]:
         step = f"EXECUTE retinue_kept ({self._number})"
         if flush and not self._waits_for_disk:
-            return f"BEGIN; SET LOCAL synchronous_commit = on; {step}; COMMIT"
-        return step
+            return ["BEGIN", "SET LOCAL synchronous_commit = on", step, "COMMIT"]
+        return [step]
 
     def committed(self) -> bool:
         """Whether the last transaction took place. On the connection after the one that was lost, or on the same."""
@@ -266,10 +293,7 @@ def forget_writers(connection: psycopg.Connection[Row], address: Address) -> Non
 
 
 def _exec(connection: psycopg.Connection[Row], statements: str | bytes) -> PGresult:
-    """Send statements without parameters as one message; return the last result. Raises psycopg's error.
-
-    psycopg's cursors would take four times as long over it.
-    """
+    """Send statements without parameters as one message; return the last result. Raises psycopg's error."""
     pgconn = connection.pgconn
     result = pgconn.exec_(statements if isinstance(statements, bytes) else statements.encode())
     if result.status not in _OK:
