@@ -84,6 +84,6 @@ def changes(before: Any, after: Any, where: str = "") -> Iterator[Change]:
         left, right = cast("list[Any]", before), cast("list[Any]", after)
         for n in range(max(len(left), len(right))):
             sides = [items[n] if n < len(items) else MISSING for items in (left, right)]
-            yield from changes(*sides, f"{where}[{n}]")
+            yield from changes(sides[0], sides[1], f"{where}[{n}]")
     else:
         yield Change(where, before, after)

@@ -48,7 +48,7 @@ def _extension(_: int, data: bytes) -> Any:
     if isinstance(value, list) and len(parts := cast("list[Any]", value)) == 4 and isinstance(parts[0], dict):
         fields, told, extra, _private = parts
         if told is None or isinstance(told, list):
-            return {**fields, **(extra or {})}
+            return cast("dict[str, Any]", {**fields, **(extra or {})})
     return cast("Any", value)
 
 

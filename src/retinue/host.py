@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,9 +20,9 @@ from retinue.agents.agent import Agent
 from retinue.agents.budget import Budget
 from retinue.agents.equipment import Equipment
 from retinue.agents.models import close_clients
-from retinue.agents.models.base import Model
+from retinue.agents.models.base import FREE, Model, Price
 from retinue.agents.models.choose import choose
-from retinue.agents.models.prices import read_prices
+from retinue.agents.models.prices import price_of, read_prices
 from retinue.auth.principal import Principal
 from retinue.config import Settings, load_settings, load_workflow
 from retinue.database.sqlite import SQLiteDatabase
@@ -30,14 +31,19 @@ from retinue.graphs import records
 from retinue.graphs.drive import Outcome
 from retinue.graphs.events import Line
 from retinue.graphs.execution import Execution
-from retinue.graphs.follow import follow
+from retinue.graphs.follow import follow, read_events
+from retinue.graphs.recording import RecordedModel, Recording
 from retinue.graphs.records import RunRecord
+from retinue.graphs.redact import Redactor
 from retinue.graphs.runs import Runs
 from retinue.graphs.workflow import Workflow
 from retinue.local import local_principal
 from retinue.servers import Servers
 
 log = logging.getLogger("retinue")
+
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
+"""Of an environment variable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -130,6 +136,51 @@ class Host:
         workflow = self.workflow(options.target or record.workflow)
         return await self.runs.fork(record, at, workflow, await self.equip(workflow, options), changes=changes)
 
+    async def replay(self, record: RunRecord) -> tuple[Recording, list[str]]:
+        """The recording of a run, secrets redacted, and what differs when it is run again with what it recorded.
+
+        Servers are asked for their tools, and nothing else. Raises `UsageError` for a run that cannot be recorded.
+        """
+        from retinue.graphs import replay
+
+        options = RunOptions.from_json(record.settings)
+        target = options.target or record.workflow
+        workflow = self.workflow(target)
+        servers = self.servers(options)
+        await servers.prepare(workflow.agents)
+        listener = replay.Listener(servers.hub)
+        for agent in workflow.agents:
+            for toolset in agent.tools:
+                await toolset.open(listener)
+        models = await self._recorded_models(record, workflow)
+        recording = await replay.record(self.db, record, target=target, models=models, servers=listener.heard)
+        differences = (await replay.replay(recording, workflow)).differences
+        if differences:
+            return recording, differences
+        return await replay.without_secrets(recording, workflow, Redactor(self._secrets())), []
+
+    async def _recorded_models(self, record: RunRecord, workflow: Workflow) -> dict[str, RecordedModel]:
+        """The models that a run was started with, by agent, at today's prices."""
+        (started,) = await read_events(self.db, record.id, limit=1)
+        prices = self._prices()
+        own = {agent.name: agent.model for agent in workflow.agents}
+        found: dict[str, RecordedModel] = {}
+        for agent, name in started["models"].items():
+            made = own.get(agent)
+            if made is not None and not isinstance(made, str):
+                price, language_model = made.price, made.language_model
+            else:
+                language_model = not name.startswith("function:")
+                price = price_of(name, prices) if language_model else FREE
+            found[agent] = RecordedModel(name=name, price=price, language_model=language_model)
+        return found
+
+    def _secrets(self) -> list[str]:
+        """Values that are secret by where they stand: in a server's configuration, under a telling variable name."""
+        servers = [value for server in self.settings.servers.values() for value in server.env.values()]
+        named = [value for name, value in self.env.items() if _SECRET_NAME.search(name)]
+        return [str(value) for value in (*servers, *named)]
+
     async def find(self, prefix: str) -> RunRecord:
         """One of this principal's runs, by its id or the beginning of it."""
         return await records.find(self.db, prefix, subject=self.principal.key)
@@ -175,10 +226,12 @@ class Host:
         setting = agent.model
         if setting == "auto":
             setting = options.model or self.settings.model
-        prices = read_prices(
+        return choose(setting, function=agent.function, env=self.env, agent=agent.name, prices=self._prices())
+
+    def _prices(self) -> Mapping[str, Price]:
+        return read_prices(
             {m: {k: v for k, v in asdict(p).items() if v is not None} for m, p in self.settings.prices.items()}
         )
-        return choose(setting, function=agent.function, env=self.env, agent=agent.name, prices=prices)
 
     def _complete(self, workflow: Workflow, options: RunOptions) -> RunOptions:
         library = (
