@@ -19,7 +19,7 @@ from .scope import Scope
 from .tools.base import Toolset
 
 if TYPE_CHECKING:
-    from .models.choose import Function
+    from .models.selection import Function
 
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 

@@ -354,7 +354,8 @@ def keep(result: ToolResult, limit: int) -> tuple[ToolResult, dict[str, bytes]]:
             left -= min(left, len(text))
         content.append(block)
     structured = None if artifacts else result.structured
-    return ToolResult(content=content, structured=structured, is_error=result.is_error), artifacts
+    kept = ToolResult(content=content, structured=structured, is_error=result.is_error, cut=bool(artifacts))
+    return kept, artifacts
 
 
 def _problems(tool: Tool, arguments: Any) -> list[str]:

@@ -27,6 +27,7 @@ from retinue.errors import (
     WorkflowChanged,
 )
 
+from . import artifacts
 from .agent import Agent
 from .budget import Spend
 from .calls import Asked, Calls, Open
@@ -62,6 +63,8 @@ class Loop:
         """Tokens of the conversation so far as the provider counted them,"""
         self._fresh = 0
         """and bytes added since: together an upper bound of what the next call reads."""
+        self._offered = 0
+        """Bytes of a tool that was added in this turn."""
 
     async def run(self, task: str) -> Done | Waiting:
         facts = self._scope.facts
@@ -262,6 +265,8 @@ class Loop:
         if waiting := [id_ for o in outcomes if isinstance(o, Open) for id_ in o.questions]:
             return Waiting(tuple(waiting))
         results = cast("list[ToolResult]", outcomes)
+        if any(result.cut for result in results):
+            self._offer_reading_on()
         return [
             {
                 "type": "tool_result",
@@ -272,6 +277,13 @@ class Loop:
             for use, result in zip(uses, results, strict=True)
         ]
 
+    def _offer_reading_on(self) -> None:
+        if artifacts.NAME not in self._tools:
+            tool = artifacts.artifact_tool(self._scope, limit=self._agent.max_result)
+            self._tools[tool.exposed] = tool
+            self._specs.append(tool.spec)
+            self._offered = len(canonical(tool.spec))
+
     # The conversation
 
     def _say(self, message: Message) -> None:
@@ -280,7 +292,7 @@ class Loop:
 
     def _extend(self, chain: str, reply: Reply, added: list[Block]) -> str:
         self._known = reply.usage.total
-        self._fresh = 0
+        self._fresh, self._offered = self._offered, 0
         last = self._messages[-1]
         if last["role"] == "assistant":  # a paused turn goes on in the same message
             last["content"] = [*cast("list[Block]", last["content"]), *reply.content]

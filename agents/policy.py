@@ -18,6 +18,12 @@ def matches(rule: str, server: str, tool: str) -> bool:
     return fnmatchcase(f"{server}/{tool}" if "/" in rule else tool, rule)
 
 
+def tightens(rule: str, server: str, tool: str) -> bool:
+    """`matches`, and a rule with a slash also names a tool that has it in its own name: a server chooses those names,
+    and none is to slip through a rule that was meant for it."""
+    return matches(rule, server, tool) or fnmatchcase(tool, rule)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """Rules of one toolset, or of a whole configuration."""
@@ -27,9 +33,9 @@ class Policy:
     allow: Sequence[str] = field(default=())
 
     def decide(self, server: str, tool: str, effect: Effect) -> Decision:
-        if any(matches(rule, server, tool) for rule in self.deny):
+        if any(tightens(rule, server, tool) for rule in self.deny):
             return "deny"
-        if any(matches(rule, server, tool) for rule in self.ask):
+        if any(tightens(rule, server, tool) for rule in self.ask):
             return "ask"
         if any(matches(rule, server, tool) for rule in self.allow):
             return "allow"

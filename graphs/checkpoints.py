@@ -159,7 +159,7 @@ class Checkpoints(BaseCheckpointSaver[float]):
         def store(tx: Transaction) -> None:
             if rows:
                 tx.executemany(_PUT_VALUE, rows)
-            tx.execute(_PUT, row)
+            tx.executemany(_PUT, [row])
 
         return store
 

@@ -204,7 +204,9 @@ class Path:
     async def artifact(self, sha256: str) -> bytes | None:
         run = self._execution.run
         row = await self._execution.db.read(
-            lambda tx: tx.one("SELECT body FROM artifacts WHERE run = ? AND id = ?", (run, sha256))
+            lambda tx: tx.one(
+                "SELECT body FROM artifacts WHERE run = ? AND id >= ? AND id < ? LIMIT 1", (run, sha256, sha256 + "g")
+            )
         )
         return None if row is None else bytes(row[0])
 
@@ -278,11 +280,11 @@ class Path:
                     "INSERT INTO journal (run, path, key, body, ts) VALUES (?, ?, ?, ?, ?)",
                     [(run, path, key, body, tx.now) for key, body in facts],
                 )
-            for sha256, data in commit.artifacts.items():
-                tx.execute(
+            if commit.artifacts:
+                tx.executemany(
                     "INSERT INTO artifacts (run, id, media_type, body) VALUES (?, ?, 'text/plain; charset=utf-8', ?) "
                     "ON CONFLICT DO NOTHING",
-                    (run, sha256, data),
+                    [(run, sha256, data) for sha256, data in commit.artifacts.items()],
                 )
             for action, body in commit.audit:
                 audit.append(tx, actor=execution.principal.key, action=action, run=run, body={"path": path, **body})

@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .base import FREE, Block, Message, Model, Price, Reply, Request, StopReason, ToolSpec, Usage
-    from .choose import choose
     from .claude import ClaudeModel
     from .clients import close_clients
     from .function import FunctionCall, FunctionModel, ToolAnswer, ToolUse
     from .prices import price_of, read_prices
     from .retry import RetryPolicy
     from .scripted import Held, ScriptedModel, ScriptExhausted
+    from .selection import choose
     from .wire import Profile
 
 _HOME = {
     **dict.fromkeys(
         ("FREE", "Block", "Message", "Model", "Price", "Reply", "Request", "StopReason", "ToolSpec", "Usage"), "base"
     ),
-    "choose": "choose",
+    "choose": "selection",
     "ClaudeModel": "claude",
     "close_clients": "clients",
     **dict.fromkeys(("FunctionCall", "FunctionModel", "ToolAnswer", "ToolUse"), "function"),

@@ -66,6 +66,8 @@ class ToolResult:
     content: list[Block] = field(default_factory=list[Block])
     structured: Any = None
     is_error: bool = False
+    cut: bool = False
+    """Some text was too long to show; the whole of it is an artifact."""
 
     @property
     def text(self) -> str:
@@ -76,11 +78,17 @@ class ToolResult:
         return cls(content=[{"type": "text", "text": text}], is_error=True)
 
     def to_json(self) -> dict[str, Any]:
-        return {"content": self.content, "structured": self.structured, "is_error": self.is_error}
+        data = {"content": self.content, "structured": self.structured, "is_error": self.is_error}
+        return data | {"cut": True} if self.cut else data
 
     @classmethod
     def from_json(cls, data: dict[str, Any]) -> ToolResult:
-        return cls(content=data["content"], structured=data.get("structured"), is_error=data["is_error"])
+        return cls(
+            content=data["content"],
+            structured=data.get("structured"),
+            is_error=data["is_error"],
+            cut=data.get("cut", False),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

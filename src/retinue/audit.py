@@ -47,7 +47,7 @@ def append(tx: Transaction, *, actor: str, action: str, body: Mapping[str, Any],
     text = orjson.dumps(body, option=orjson.OPT_SORT_KEYS).decode()
     fields = (number, float(tx.now), run, actor, action, text)
     row_hash = _hash(prev, fields)
-    tx.execute(f"INSERT INTO audit ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", (*fields, prev, row_hash))  # noqa: S608
+    tx.executemany(f"INSERT INTO audit ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(*fields, prev, row_hash)])  # noqa: S608
     return row_hash
 
 

@@ -21,12 +21,13 @@ from retinue.agents.budget import Budget
 from retinue.agents.equipment import Equipment
 from retinue.agents.models import close_clients
 from retinue.agents.models.base import FREE, Model, Price
-from retinue.agents.models.choose import choose
 from retinue.agents.models.prices import price_of, read_prices
+from retinue.agents.models.selection import choose
 from retinue.auth.principal import Principal
 from retinue.config import Settings, load_settings, load_workflow
-from retinue.database.sqlite import SQLiteDatabase
-from retinue.errors import ConfigError, RunNotFound
+from retinue.database.base import Database
+from retinue.database.choose import open_database
+from retinue.errors import RunNotFound
 from retinue.graphs import records
 from retinue.graphs.drive import Outcome
 from retinue.graphs.events import Line
@@ -77,7 +78,7 @@ class Host:
     """Everything a process needs to run workflows. Made by `open_host`."""
 
     settings: Settings
-    db: SQLiteDatabase
+    db: Database
     runs: Runs
     principal: Principal
     env: Mapping[str, str]
@@ -273,12 +274,10 @@ async def open_host(
     Raises `ConfigError`, `DatabaseError`.
     """
     settings = settings or load_settings()
-    if "://" in settings.database and not settings.database.startswith("sqlite://"):
-        raise ConfigError(f"the database {settings.database.split(':', 1)[0]}:… is not supported", hint="Name a file.")
     telemetry.disable_langsmith()
     if (notice := telemetry.configure()) is not None:
         log.warning("%s", notice)
-    db = await SQLiteDatabase.open(settings.database.removeprefix("sqlite://"), create=create)
+    db = await open_database(settings.database, create=create)
     host = Host(
         settings=settings,
         db=db,

@@ -10,8 +10,8 @@ from pydantic import BaseModel
 from retinue.agents.agent import Agent
 from retinue.agents.budget import Budget
 from retinue.agents.models.base import Model, Reply
-from retinue.agents.models.choose import choose
 from retinue.agents.models.function import Answer, FunctionCall
+from retinue.agents.models.selection import choose
 from retinue.errors import ConfigError
 from retinue.graphs.workflow import Workflow
 from tests.support.desk import Desk, opened

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from langgraph.graph import END, START, StateGraph
+from langgraph.types import interrupt
 from pydantic import BaseModel
 
 from retinue.agents.agent import Agent
@@ -45,6 +46,7 @@ LABELS = {
     "Checkpoints.aput": "checkpoint",
     "Checkpoints.aput_writes": "writes",
     "_pause": "pause",
+    "_ask_again": "pause",
     "_close": "close",
     "answer": "answer",
 }
@@ -96,6 +98,10 @@ def lines(folder: Path, name: str) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
+class Sent(BaseModel):
+    sent: Annotated[list[str], add] = []
+
+
 class Script:
     """The model: says what follows from the conversation, and logs each call that reaches it."""
 
@@ -116,6 +122,8 @@ class Script:
         return Reply(content=reply.content, stop_reason=reply.stop_reason, usage=Usage(input=7, output=3), model="s")
 
     def answer(self, call: FunctionCall) -> Answer:
+        if call.request.agent == "asker" and not call.turn:
+            return ToolUse("sweep", {"question": "for the asker"})
         if call.turn:
             return " + ".join(result.text for result in call.results)
         if call.request.agent == "scout":
@@ -127,6 +135,10 @@ class State(BaseModel):
     question: str
     findings: Annotated[list[str], add] = []
     sent: Annotated[list[str], add] = []
+
+    def named(self, item: str) -> str:
+        """The item, told apart from that of another run."""
+        return item if self.question == "?" else f"{item} {self.question}"
 
 
 def workflow(folder: Path, at: Killer, *, clerks: int = 1) -> Workflow:
@@ -162,38 +174,99 @@ def workflow(folder: Path, at: Killer, *, clerks: int = 1) -> Workflow:
     graph.add_node("write", write)
     graph.add_node("send", step(clerk, task=lambda item: item, into="sent"))
     graph.add_edge(START, "plan")
-    graph.add_conditional_edges("plan", each(lambda s: ["a", "b"], "scout"), ["scout"])
+    graph.add_conditional_edges("plan", each(lambda s: [s.named("a"), s.named("b")], "scout"), ["scout"])
     graph.add_edge("scout", "write")
-    graph.add_conditional_edges("write", each(lambda s: [f"to {n}" for n in range(clerks)], "send"), ["send"])
+    graph.add_conditional_edges("write", each(lambda s: [s.named(f"to {n}") for n in range(clerks)], "send"), ["send"])
     graph.add_edge("send", END)
     return Workflow("sweep", graph)
 
 
-def decide(question: Question, folder: Path) -> Any:
-    """What an honest person says."""
+def people(folder: Path, at: Killer) -> Workflow:
+    """Nodes of the user's own that ask: two questions in one node, two nodes at once, one in a subgraph."""
+
+    async def twice(state: State) -> dict[str, Any]:
+        return {"findings": [interrupt("first?"), interrupt("second?")]}
+
+    async def inside(state: State) -> dict[str, Any]:
+        return {"sent": [interrupt("inside?")]}
+
+    async def beside(state: State) -> dict[str, Any]:
+        return {"sent": [interrupt("beside?")]}
+
+    inner = StateGraph(State, output_schema=Sent)
+    inner.add_node("inside", inside)
+    inner.add_edge(START, "inside")
+    graph = StateGraph(State)
+    graph.add_node("twice", twice)
+    graph.add_node("inner", inner.compile())
+    graph.add_node("beside", beside)
+    graph.add_edge(START, "twice")
+    graph.add_edge("twice", "inner")
+    graph.add_edge("twice", "beside")
+    return Workflow("people", graph)
+
+
+def members(folder: Path, at: Killer) -> Workflow:
+    """Two workflows as members, side by side, each a run of its own with the same work and question."""
+    inner = workflow(folder, at)
+    graph = StateGraph(State)
+
+    async def begin(state: State) -> dict[str, Any]:
+        return {}
+
+    async def scouted(state: State) -> dict[str, Any]:
+        return {}
+
+    scout = Agent("asker", prompt="Ask.", delegates=[inner])
+    graph.add_node("begin", begin)
+    graph.add_node("asker", step(scout, task="delegate", into="findings"))
+    graph.add_node("inner", step(inner, task="direct", into=lambda output, state: {"sent": output.sent}))
+    graph.add_node("scouted", scouted)
+    graph.add_edge(START, "begin")
+    graph.add_edge("begin", "asker")
+    graph.add_edge("asker", "inner")
+    graph.add_edge("inner", "scouted")
+    return Workflow("members", graph)
+
+
+FLOWS: dict[str, Callable[[Path, Killer], Workflow]] = {
+    "sweep": workflow,
+    "fan": lambda folder, at: workflow(folder, at, clerks=3),
+    "people": people,
+    "members": members,
+}
+
+
+def decide(question: Question, folder: Path, person: str) -> Any:
+    """What an honest person says; a forgetful one denies that it happened."""
     if question.kind == "approval":
         return {"decision": "approve"}
+    if question.kind in ("text", "choice"):
+        return f"{question.title} yes"
     to = question.body["arguments"]["to"]
-    if to in lines(folder, "send.log"):
+    if to in lines(folder, "send.log") and person != "forgetful":
         return {"happened": True, "result": f"sent {to}"}
     return {"happened": False}
 
 
-async def play(folder: Path, at: Killer, *, person: str, clerks: int, seed: int) -> dict[str, Any]:
-    """Start the run or take it over; answer as ``person`` does; go on until it ends, or the person has left."""
+async def play(folder: Path, at: Killer, *, person: str, flow: str, seed: int) -> dict[str, Any]:
+    """Start the run or take it over; answer as ``person`` does; go on until it ends, or the person has left.
+
+    ``some`` answers some questions and may leave, ``nobody`` answers none.
+    """
     chance = random.Random(seed)
     db = await Recorded.open(folder / "runs.db")
     assert isinstance(db, Recorded)
     db.at = at
     runs = Runs(db)
-    flow = workflow(folder, at, clerks=clerks)
-    equipment = await Equipment.open(flow.agents, NOBODY, lambda _: Script(folder, at))
+    work = FLOWS[flow](folder, at)
+    equipment = await Equipment.open(work.agents, NOBODY, lambda _: Script(folder, at))
     answered: list[str] = []
 
     async def answer_some() -> None:
         for question in await questions.inbox(db):
-            if person == "all" or chance.random() < 0.5:
-                value = decide(question, folder)
+            if person in ("all", "forgetful") or (person == "some" and chance.random() < 0.5):
+                value = decide(question, folder, person)
                 await runs.answer(question.id, value, principal=ME, channel="terminal")
                 answered.append(question.kind)
 
@@ -206,13 +279,13 @@ async def play(folder: Path, at: Killer, *, person: str, clerks: int, seed: int)
         assert found[0].status in ("waiting", "done") or seen == [found[0].id], (found[0].status, seen)
         if found[0].status == "done":
             return {"status": "done", "output": found[0].output, "answered": answered, "passed": at.passed}
-        execution = await runs.resume(found[0], flow, equipment)
+        execution = await runs.resume(found[0], work, equipment)
     else:
-        execution = await runs.start(flow, {"question": "?"}, principal=ME, equipment=equipment)
+        execution = await runs.start(work, {"question": "?"}, principal=ME, equipment=equipment)
     outcome = await runs.execute(execution)
-    while outcome.status == "waiting" and (person == "all" or chance.random() < 0.5):
+    while outcome.status == "waiting" and person != "nobody" and (person != "some" or chance.random() < 0.5):
         await answer_some()
-        execution = await runs.resume(await records.find(db, execution.run), flow, equipment)
+        execution = await runs.resume(await records.find(db, execution.run), work, equipment)
         outcome = await runs.execute(execution)
     await runs.close()
     await db.close()
@@ -230,7 +303,7 @@ def child(job: dict[str, Any]) -> int:
     kill = job["kill"]
     try:
         at = Killer(None if kill is None else (kill[0], kill[1]))
-        asked = {"person": job["person"], "clerks": job["clerks"], "seed": job["seed"]}
+        asked = {name: job[name] for name in ("person", "flow", "seed")}
         result = asyncio.run(play(folder, at, **asked))
         (folder / "result.json").write_text(json.dumps(result))
     except BaseException:

@@ -61,7 +61,15 @@ class Warm:
     def run(self, folder: Path, kill: tuple[str, int] | None = None, **asked: Any) -> dict[str, Any] | None:
         """Run one child; None when it was killed, else what it says."""
         number = next(self._numbers)
-        job = {"number": number, "folder": str(folder), "kill": kill, "person": "all", "clerks": 1, "seed": 0, **asked}
+        job = {
+            "number": number,
+            "folder": str(folder),
+            "kill": kill,
+            "person": "all",
+            "flow": "sweep",
+            "seed": 0,
+            **asked,
+        }
         ended = self._ended[number] = Future[str]()
         with self._lock:
             assert self._process.stdin is not None
@@ -101,8 +109,13 @@ class Left:
         )
         if (folder / "runs.db").exists():
             with closing(sqlite3.connect(folder / "runs.db")) as db:
-                rows = db.execute("SELECT path, key, body FROM journal").fetchall()
-                left.facts = {(path, key): json.loads(body) for path, key, body in rows}
+                rows = db.execute(
+                    "SELECT r.workflow, r.input, j.path, j.key, j.body FROM journal j JOIN runs r ON r.id = j.run"
+                ).fetchall()
+                for workflow, given, path, key, body in rows:
+                    question = json.loads(given)["question"]
+                    run = "" if question == "?" else f"{workflow} {question}: "
+                    left.facts[run + path, key] = json.loads(body)
                 left.questions = db.execute("SELECT kind, status FROM questions").fetchall()
         return left
 
@@ -165,17 +178,21 @@ async def stored(folder: Path) -> list[Line]:
     """All events, of which none is missing, in a database whose audit trail is whole."""
     db = await SQLiteDatabase.open(folder / "runs.db")
     try:
-        (run,) = await records.recent(db)
-        events = [line async for line in follow.all_events(db, run.id)]
-        assert [line["seq"] for line in events] == list(range(1, run.seq + 1))
-        for line in events:
-            assert parse(line).run == run.id
+        (root,) = await records.recent(db)
+        told: list[Line] = []
+        for (id_,) in await db.read(lambda tx: tx.all("SELECT id FROM runs ORDER BY root IS NULL, id")):
+            run = await records.find(db, id_)
+            events = [line async for line in follow.all_events(db, id_)]
+            assert [line["seq"] for line in events] == list(range(1, run.seq + 1))
+            for line in events:
+                assert parse(line).run == id_
+            assert (run.status, run.owner, run.lease_until) == (root.status, None, None)
+            told += events
         report = await audit.verify(db)
         assert report.ok, report.problem
-        assert (run.owner, run.lease_until) == (None, None)
         # A reservation that no reply settled counts as spent.
-        assert run.turns == sum(line["type"] == "model.called" for line in events)
-        return events
+        assert root.turns == sum(line["type"] == "model.called" for line in told)
+        return told
     finally:
         await db.close()
 
@@ -264,7 +281,7 @@ def test_a_fan_out_whose_questions_are_answered_in_any_order_asks_and_calls_each
     folder.mkdir()
     result: dict[str, Any] | None = None
     for segment in range(100):
-        result = warm.run(folder, person="some", clerks=3, seed=seed * 1000 + segment)
+        result = warm.run(folder, person="some", flow="fan", seed=seed * 1000 + segment)
         assert result is not None
         if result["status"] == "done":
             break
@@ -277,3 +294,56 @@ def test_a_fan_out_whose_questions_are_answered_in_any_order_asks_and_calls_each
     assert set(left.notes.values()) == {1}
     assert left.questions == [("approval", "answered")] * 3
     assert anyio.run(stored, folder)[-1]["type"] == "run.done"
+
+
+def test_a_run_in_doubt_waits_until_a_person_says_what_happened(warm: Warm, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert warm.run(folder, ("after send", 1)) is None
+    for _ in range(3):
+        result = warm.run(folder, person="nobody")
+        assert result is not None
+        assert result["status"] == "waiting"
+    assert lines(folder, "send.log") == ["to 0"]
+    assert Left.of(folder).questions == [("approval", "answered"), ("in_doubt", "open")]
+
+
+def test_a_call_that_a_person_says_did_not_happen_is_made_once_more(warm: Warm, whole: Whole, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    assert warm.run(folder, ("after send", 1)) is None
+    result = warm.run(folder, person="forgetful")
+    assert result is not None
+    assert result["output"] == whole.output
+    assert lines(folder, "send.log") == ["to 0", "to 0"]
+
+
+@pytest.mark.parametrize("part", range(4))
+@pytest.mark.parametrize("flow", ["people", "members"])
+def test_other_shapes_of_work_killed_anywhere_end_as_if_nobody_had_killed_them(
+    warm: Warm, tmp_path: Path, flow: str, part: int
+) -> None:
+    folder = tmp_path / "whole"
+    folder.mkdir()
+    whole = warm.run(folder, flow=flow)
+    assert whole is not None
+    assert whole["status"] == "done"
+    expected, unkilled = story(anyio.run(stored, folder)), Left.of(folder)
+
+    def one(point: int) -> None:
+        folder = tmp_path / str(point)
+        folder.mkdir()
+        if warm.run(folder, ("any", point), flow=flow) is None:
+            killed = Left.of(folder)
+            result = warm.run(folder, flow=flow)
+            assert result is not None
+            assert (result["status"], result["output"]) == ("done", whole["output"]), (point, result)
+            end = Left.of(folder)
+            assert end.sent == unkilled.sent
+            assert all(times <= unkilled.models[call] + 1 for call, times in end.models.items())
+            assert sum(end.models.values()) <= sum(unkilled.models.values()) + 2
+            assert {place: fact for place, fact in end.facts.items() if place in killed.facts} == killed.facts
+            assert story(anyio.run(stored, folder)) == expected, point
+
+    with ThreadPoolExecutor(WORKERS) as pool:
+        list(pool.map(one, range(1 + part, whole["passed"]["any"] + 1, 4)))

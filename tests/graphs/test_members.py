@@ -16,8 +16,8 @@ from pydantic import BaseModel
 from retinue.agents.agent import Agent
 from retinue.agents.budget import Budget
 from retinue.agents.models.base import Model, Price, Usage
-from retinue.agents.models.choose import choose
 from retinue.agents.models.function import Answer, FunctionCall
+from retinue.agents.models.selection import choose
 from retinue.errors import RunError
 from retinue.graphs import records
 from retinue.graphs.nodes import each, step

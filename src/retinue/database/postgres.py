@@ -20,9 +20,9 @@ import psycopg
 from retinue.database.base import Health, Transaction
 from retinue.database.crew import Crew, Tickets
 from retinue.database.jobs import Job, deliver
-from retinue.database.migrations import newest
 from retinue.database.postgres_errors import CONFLICTS, is_lost, lost, translate
-from retinue.database.postgres_session import PostgresTransaction, Session, schema_of, server_name
+from retinue.database.postgres_schema import health
+from retinue.database.postgres_session import PostgresTransaction, Session
 from retinue.database.postgres_url import Address, parse
 from retinue.database.postgres_watch import Watch
 from retinue.errors import DatabaseBusy, DatabaseError, DatabaseUnreachable
@@ -129,23 +129,7 @@ class PostgresDatabase:
                         await changed.wait()
 
     async def check(self) -> Health:
-        def look(session: Session) -> Health:
-            assert session.connection is not None
-            schema = schema_of(session.connection, self._address) or 0
-            return Health(server=server_name(session.connection), schema=schema, newest=newest("postgres"))
-
-        return await asyncio.to_thread(self._apart, look)
-
-    def _apart(self, use: Callable[[Session], T]) -> T:
-        """Use a connection of one's own, once."""
-        session = Session(self._address, writes=False)
-        try:
-            session.connect()
-            return use(session)
-        except psycopg.Error as error:
-            raise translate(error, self._address) from error
-        finally:
-            session.close()
+        return await asyncio.to_thread(health, self._address)
 
     async def close(self) -> None:
         """Finish the jobs in the queues, then let go of the connections. Closing twice is harmless."""

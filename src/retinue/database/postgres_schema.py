@@ -26,8 +26,10 @@ _TABLE = """
 
 def status(url: str) -> Health:
     """What is there; a schema of 0 where nothing is. Raises `DatabaseError`, `ConfigError`. Blocks."""
-    address = parse(url)
+    return health(parse(url))
 
+
+def health(address: Address) -> Health:
     def look(connection: psycopg.Connection[Row]) -> Health:
         schema = schema_of(connection, address) or 0
         return Health(server=server_name(connection), schema=schema, newest=newest("postgres"))

@@ -18,19 +18,18 @@ from contextlib import suppress
 from typing import Any
 
 import psycopg
-from psycopg import RawCursor
 from psycopg.conninfo import make_conninfo
 from psycopg.errors import error_from_result
 from psycopg.pq import ConnStatus, ExecStatus, TransactionStatus
-from psycopg.pq.abc import PGresult
 from psycopg.types.numeric import Int8BinaryDumper
 
 from retinue.database.base import Row
 from retinue.database.jobs import Calls
 from retinue.database.migrations import newest
 from retinue.database.postgres_errors import refused
-from retinue.database.postgres_sql import literal, native
+from retinue.database.postgres_sql import native
 from retinue.database.postgres_url import Address
+from retinue.database.postgres_wire import Statement, Wire
 from retinue.errors import DatabaseError, SchemaTooNew, SchemaTooOld
 
 OLDEST = 14
@@ -43,11 +42,21 @@ IDLE_TIMEOUT = 10.0
 """Seconds after which the server ends a transaction whose process no longer speaks: frozen, or cut off."""
 
 _CLOCK = "extract(epoch from clock_timestamp())::float8"
-_BEGIN = {
-    True: f"BEGIN; SELECT {_CLOCK}".encode(),
-    False: f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SELECT {_CLOCK}".encode(),
-}
-_OK = (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK)
+_NOW: Statement = (f"SELECT {_CLOCK}".encode(), ())
+_BEGIN: Statement = (b"BEGIN", ())
+_BEGIN_READ: Statement = (b"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY", ())
+_SOON: Statement = (b"SET LOCAL synchronous_commit = off", ())
+_NOT_SOON: Statement = (b"SET LOCAL synchronous_commit = on", ())
+_COMMIT: Statement = (b"COMMIT", ())
+_ROLLBACK: Statement = (b"ROLLBACK", ())
+_NOTIFY = b"SELECT pg_notify($1, $2)"
+_DONE = (
+    b"INSERT INTO writers (id, done, kept, seen) VALUES ($1, $2, 0, $3) "
+    b"ON CONFLICT (id) DO UPDATE SET done = excluded.done, seen = excluded.seen"
+)
+_KEPT = b"UPDATE writers SET kept = $2 WHERE id = $1"
+_LAST = b"SELECT done FROM writers WHERE id = $1"
+_FORGET = b"DELETE FROM writers WHERE id = $1"
 
 
 class PostgresTransaction:
@@ -56,32 +65,29 @@ class PostgresTransaction:
     What needs no answer (`executemany`, `lock`) waits and travels with the next statement that does, or the commit.
     """
 
-    __slots__ = ("_connection", "_cursor", "_key", "calls", "now", "runs", "ticket", "waiting")
+    __slots__ = ("_key", "_wire", "calls", "now", "runs", "ticket", "waiting")
 
-    def __init__(
-        self, connection: psycopg.Connection[Row], cursor: RawCursor[Row], address: Address, now: float
-    ) -> None:
-        self._connection = connection
-        self._cursor = cursor
+    def __init__(self, wire: Wire, address: Address, now: float) -> None:
+        self._wire = wire
         self._key = address.key
         self.now = now
-        self.waiting: list[tuple[bytes, Sequence[Any]]] = []
+        self.waiting: list[Statement] = []
         self.calls: Calls = []
         self.runs: set[str] = set()
         self.ticket: int | None = None
 
     def execute(self, sql: str, params: Sequence[Any] = ()) -> int:
-        return self._send(native(sql), params).rowcount
+        return self._wire.run(self._batch(native(sql), params)).command_tuples or 0
 
     def executemany(self, sql: str, rows: Sequence[Sequence[Any]]) -> None:
         text = native(sql)
         self.waiting += [(text, row) for row in rows]
 
     def one(self, sql: str, params: Sequence[Any] = (), *, lock: bool = False) -> Row | None:
-        return self._send(native(sql, lock), params).fetchone()
+        return self._wire.one(self._batch(native(sql, lock), params))
 
     def all(self, sql: str, params: Sequence[Any] = ()) -> list[Row]:
-        return self._send(native(sql), params).fetchall()
+        return self._wire.all(self._batch(native(sql), params))
 
     def lock(self, name: str) -> None:
         self.waiting.append((b"SELECT pg_advisory_xact_lock($1)", (self._key("lock", name),)))
@@ -92,19 +98,10 @@ class PostgresTransaction:
     def after_commit(self, call: Callable[[], None]) -> None:
         self.calls.append(call)
 
-    def _send(self, sql: bytes, params: Sequence[Any]) -> RawCursor[Row]:
-        if not self.waiting:
-            return self._cursor.execute(sql, params)
-        with self._connection.pipeline():
-            self.send_waiting()
-            return self._cursor.execute(sql, params)
-
-    def send_waiting(self) -> None:
-        """Inside a pipeline. An error comes up at its end."""
-        waiting, self.waiting = self.waiting, []
-        cursor = RawCursor(self._connection)
-        for sql, params in waiting:
-            cursor.execute(sql, params)
+    def _batch(self, sql: bytes, params: Sequence[Any]) -> list[Statement]:
+        batch, self.waiting = self.waiting, []
+        batch.append((sql, params))
+        return batch
 
 
 class Session:
@@ -114,7 +111,7 @@ class Session:
         self.address = address
         self.connection: psycopg.Connection[Row] | None = None
         self._writes = writes
-        self._cursor: RawCursor[Row] | None = None
+        self._wire: Wire | None = None
         self._name = ""
         self._number = 0
         self._begun = False
@@ -131,11 +128,10 @@ class Session:
             check_version(connection, self.address)
             check_schema(schema_of(connection, self.address), self.address)
             self._prepare(connection)
+            self._wire = Wire(connection)
         except BaseException:
             connection.close()
             raise
-        self._cursor = RawCursor(connection)
-        self._cursor.format = psycopg.pq.Format.BINARY
         self.connection = connection
 
     def _prepare(self, connection: psycopg.Connection[Row]) -> None:
@@ -148,90 +144,70 @@ class Session:
         if self._writes:
             self._name = self._name or secrets.token_hex(8)
             key = self.address.key("writer", self._name)
-            row = f"'{self._name}'"
-            settings += [
-                "SET lock_timeout = '5s'",
-                f"SELECT pg_advisory_lock({key})",
-                "PREPARE retinue_done (BIGINT, FLOAT8) AS INSERT INTO writers (id, done, kept, seen) "  # noqa: S608
-                f"VALUES ({row}, $1, 0, $2) ON CONFLICT (id) DO UPDATE SET done = $1, seen = $2",
-                f"PREPARE retinue_kept (BIGINT) AS UPDATE writers SET kept = $1 WHERE id = {row}",  # noqa: S608
-                f"PREPARE retinue_committed AS SELECT done FROM writers WHERE id = {row}",  # noqa: S608
-                f"PREPARE retinue_forget AS DELETE FROM writers WHERE id = {row}",  # noqa: S608
-            ]
+            settings += ["SET lock_timeout = '5s'", f"SELECT pg_advisory_lock({key})"]
         settings += [f"SET lock_timeout = '{LOCK_TIMEOUT}s'", "SELECT current_setting('synchronous_commit')"]
-        (level,) = _values(_exec(connection, "; ".join(settings)))
+        (level,) = ask(connection, "; ".join(settings))
         self._waits_for_disk = level != "off"
-        connection.prepared_max = 500
 
     def drop(self) -> None:
         """Forget a connection that is lost. If it was lost in a transaction, the next one waits for the end of that."""
-        connection, self.connection, self._cursor = self.connection, None, None
+        connection, self.connection, self._wire = self.connection, None, None
         if not self._begun:
             self._name = ""
         if connection is not None:
             connection.close()
 
     def close(self) -> None:
-        if self.connection is not None and self._writes and self._number:
+        if self._wire is not None and self._writes and self._number:
             with suppress(psycopg.Error):  # else `forget_writers` removes it another day
-                _exec(self.connection, "EXECUTE retinue_forget")
+                self._wire.run([(_FORGET, (self._name,))])
         self.drop()
 
     # A transaction
 
     def begin(self, *, write: bool) -> PostgresTransaction:
-        connection, cursor = self.connection, self._cursor
-        assert connection is not None
-        assert cursor is not None
+        wire = self._connected
         self._begun = False
-        (now,) = _values(_exec(connection, _BEGIN[write]))
+        row = wire.one([_BEGIN if write else _BEGIN_READ, _NOW])
+        assert row is not None
         self._begun = True
         self._number += 1
-        return PostgresTransaction(connection, cursor, self.address, float(now or 0))
+        return PostgresTransaction(wire, self.address, row[0])
 
     def commit(self, transaction: PostgresTransaction, *, flush: bool) -> None:
         """Commit and wait for the disk. Raises psycopg's error; `committed` tells whether it took place."""
-        connection = self.connection
-        assert connection is not None
-        steps = [f"EXECUTE retinue_done ({self._number}, {transaction.now!r})"]
-        channel = literal(self.address.channel)
-        steps += [f"SELECT pg_notify({channel}, {literal(run)})" for run in sorted(transaction.runs)]
-        steps += ["SET LOCAL synchronous_commit = off", "COMMIT"]
+        steps = [*transaction.waiting, (_DONE, (self._name, self._number, transaction.now))]
+        steps += [(_NOTIFY, (self.address.channel, run)) for run in sorted(transaction.runs)]
+        steps += [_SOON, _COMMIT]
         if self._waits_for_disk or flush:
             steps += self._keep(flush)
-        if not transaction.waiting:
-            _exec(connection, "; ".join(steps))
-        else:
-            with connection.pipeline():
-                transaction.send_waiting()
-                cursor = RawCursor(connection)
-                for step in steps:
-                    cursor.execute(step.encode(), prepare=False)
+        self._connected.run(steps)
         self._begun = False
 
     def keep(self, *, flush: bool) -> None:
         """The second step alone."""
-        assert self.connection is not None
         if self._waits_for_disk or flush:
-            _exec(self.connection, "; ".join(self._keep(flush)))
+            self._connected.run(self._keep(flush))
 
-    def _keep(self, flush: bool) -> list[str]:
-        step = f"EXECUTE retinue_kept ({self._number})"
-        if flush and not self._waits_for_disk:
-            return ["BEGIN", "SET LOCAL synchronous_commit = on", step, "COMMIT"]
-        return [step]
+    def _keep(self, flush: bool) -> list[Statement]:
+        step: Statement = (_KEPT, (self._name, self._number))
+        return [_BEGIN, _NOT_SOON, step, _COMMIT] if flush and not self._waits_for_disk else [step]
 
     def committed(self) -> bool:
         """Whether the last transaction took place. On the connection after the one that was lost, or on the same."""
-        assert self.connection is not None
-        return _values(_exec(self.connection, "EXECUTE retinue_committed")) == (str(self._number),)
+        return self._connected.one([(_LAST, (self._name,))]) == (self._number,)
 
     def rollback(self) -> None:
         """End whatever transaction is open. Raises psycopg's error for a connection that is gone."""
         connection = self.connection
         if connection is not None and connection.info.transaction_status != TransactionStatus.IDLE:
-            _exec(connection, "ROLLBACK")
+            self._connected.run([_ROLLBACK])
         self._begun = False
+
+    @property
+    def _connected(self) -> Wire:
+        assert self._wire is not None
+        return self._wire
 
 
 def connect(address: Address) -> psycopg.Connection[Row]:
@@ -244,7 +220,7 @@ def connect(address: Address) -> psycopg.Connection[Row]:
     connection.adapters.register_dumper(int, Int8BinaryDumper)
     connection.adapters.register_dumper(bool, Int8BinaryDumper)
     # A machine that vanished in the middle of a transaction holds its locks no longer than this.
-    _exec(connection, "SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3")
+    ask(connection, "SET tcp_keepalives_idle = 15; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3")
     return connection
 
 
@@ -263,10 +239,10 @@ def server_name(connection: psycopg.Connection[Row]) -> str:
 
 def schema_of(connection: psycopg.Connection[Row], address: Address) -> int | None:
     """The last migration that was applied; None where nothing of ours is."""
-    (ours,) = _values(_exec(connection, f"SELECT to_regclass('{address.schema}.migrations')"))
+    (ours,) = ask(connection, f"SELECT to_regclass('{address.schema}.migrations')")
     if ours is None:
         return None
-    (number,) = _values(_exec(connection, f"SELECT coalesce(max(number), 0) FROM {address.schema}.migrations"))  # noqa: S608
+    (number,) = ask(connection, f"SELECT coalesce(max(number), 0) FROM {address.schema}.migrations")  # noqa: S608
     return int(number or 0)
 
 
@@ -289,22 +265,17 @@ def check_schema(schema: int | None, address: Address) -> None:
 
 def forget_writers(connection: psycopg.Connection[Row], address: Address) -> None:
     """Remove the rows of connections whose processes died long ago."""
-    _exec(connection, f"DELETE FROM {address.schema}.writers WHERE seen < {_CLOCK} - 86400")  # noqa: S608
+    ask(connection, f"DELETE FROM {address.schema}.writers WHERE seen < {_CLOCK} - 86400")  # noqa: S608
 
 
-def _exec(connection: psycopg.Connection[Row], statements: str | bytes) -> PGresult:
-    """Send statements without parameters as one message; return the last result. Raises psycopg's error."""
+def ask(connection: psycopg.Connection[Row], statements: str) -> tuple[str | None, ...]:
+    """Send statements of ours without values as one message; return the last one's first row, as text."""
     pgconn = connection.pgconn
-    result = pgconn.exec_(statements if isinstance(statements, bytes) else statements.encode())
-    if result.status not in _OK:
+    result = pgconn.exec_(statements.encode())
+    if result.status not in (ExecStatus.COMMAND_OK, ExecStatus.TUPLES_OK):
         if pgconn.status != ConnStatus.OK:
             raise psycopg.OperationalError("the connection is lost")
         raise error_from_result(result)
-    return result
-
-
-def _values(result: PGresult) -> tuple[str | None, ...]:
-    """The first row as text."""
     if not result.ntuples:
         return ()
     found = (result.get_value(0, column) for column in range(result.nfields))

@@ -20,11 +20,3 @@ def native(sql: str, lock: bool = False) -> bytes:
     text = _TOKEN.sub(number, sql)
     # What an UPDATE takes that changes no key. The comment of a last line must not swallow it.
     return (f"{text}\nFOR NO KEY UPDATE" if lock else text).encode()
-
-
-def literal(text: str) -> str:
-    """Text as a constant of SQL, for statements that cannot have parameters."""
-    if "\0" in text:
-        raise ValueError("Postgres keeps no text with a zero character")
-    escaped = text.replace("'", "''")
-    return "E'" + escaped.replace("\\", "\\\\") + "'" if "\\" in escaped else f"'{escaped}'"

@@ -161,6 +161,17 @@ async def test_what_hides_in_a_description_is_taken_out_before_a_model_or_a_pers
     assert (await the_tool(hub)).description == "Looks.secretly"
 
 
+async def test_a_slash_in_a_name_slips_through_no_rule_and_borrows_none(hub: Hub, server: Hostile) -> None:
+    server.pages = listed(tool("files/delete"), tool("trusted/read"))
+    denied = MCPToolset("hostile", deny=["files/delete"], ask=["trusted/*"], allow=["*"])
+    assert {found.name: found.decision for found in await denied.open(hub)} == {
+        "files/delete": "deny",
+        "trusted/read": "ask",
+    }
+    allowed = MCPToolset("hostile", allow=["trusted/*", "files/*"])
+    assert {found.decision for found in await allowed.open(hub)} == {"ask"}
+
+
 async def test_instructions_in_a_description_relax_nothing(hub: Hub, server: Hostile) -> None:
     server.pages = listed(
         tool(
