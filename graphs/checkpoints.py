@@ -8,9 +8,11 @@ time, and clocks are set back.
 
 from __future__ import annotations
 
+import asyncio
 import random
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from functools import partial
+from types import CoroutineType
 from typing import Any, NamedTuple, NoReturn, cast
 
 import orjson
@@ -163,17 +165,27 @@ class Checkpoints(BaseCheckpointSaver[float]):
 
         return store
 
-    async def aput_writes(
+    def aput_writes(
         self,
         config: RunnableConfig,
         writes: Sequence[tuple[str, Any]],
         task_id: str,
         task_path: str = "",
-    ) -> None:
+    ) -> CoroutineType[Any, Any, None]:
         """Store what a task has written, in one transaction.
 
         A task's ordinary writes are kept as first stored; its error, interrupt and resume are replaced.
+
+        Begun by the call, not by the await: where ``max_concurrency`` bounds a fan-out, LangGraph lets the writes of a
+        node that is done wait for a turn behind every node that is not, and a crash would lose them all.
         """
+        task = asyncio.ensure_future(self._put_writes(config, writes, task_id, task_path))
+        task.add_done_callback(_looked_at)
+        return _ended(task)
+
+    async def _put_writes(
+        self, config: RunnableConfig, writes: Sequence[tuple[str, Any]], task_id: str, task_path: str
+    ) -> None:
         thread, ns, checkpoint = _place(config)
         ordinary: list[Row] = []
         special: list[Row] = []
@@ -340,6 +352,16 @@ class Checkpoints(BaseCheckpointSaver[float]):
 
     def get_delta_channel_history(self, *args: Any, **kwargs: Any) -> NoReturn:
         raise _asynchronous()
+
+
+async def _ended(task: asyncio.Future[None]) -> None:
+    await asyncio.shield(task)
+
+
+def _looked_at(task: asyncio.Future[None]) -> None:
+    """Its error belongs to whoever awaits it, and nobody may."""
+    if not task.cancelled():
+        task.exception()
 
 
 def _asynchronous() -> UsageError:

@@ -39,9 +39,9 @@ from retinue.errors import (
 from ..agents.scope import Ask, Note
 from . import questions, records
 from .checkpoints import Checkpoints
-from .events import Line
+from .events import Line, dump
 from .execution import Execution
-from .journal import append_events, dump
+from .journal import append_events
 from .lease import Lease, check, lost
 from .nodes import QUESTIONS
 from .questions import Question
@@ -96,14 +96,14 @@ async def _until_pause_or_end(execution: Execution, saver: Callable[..., Checkpo
     graph = execution.workflow.compile(saver)
     step = None if execution.fresh else await _last_step(execution)
     most = execution.workflow.max_steps
-    if step is not None and step >= most:
-        raise _endless()
     config: RunnableConfig = {
         "configurable": {"thread_id": execution.run},
         "max_concurrency": execution.workflow.max_concurrency,
         # LangGraph counts anew at every resume, from the superstep after the last; the limit is on the run.
         "recursion_limit": most if step is None else max(1, most - step - 2),
     }
+    if step is not None and step >= most and (await graph.aget_state(config)).next:
+        raise _endless()
     command = await _first_command(execution, graph, config, begun=step is not None)
     while True:
         try:
@@ -211,7 +211,7 @@ def _ours(interrupt: Interrupt) -> list[str] | None:
 
 def _insert(tx: Transaction, run: str, interrupt: Interrupt, before: Sequence[Question]) -> tuple[str, Note]:
     """A question for an interrupt that a user's own node raised; ``before`` are those withdrawn for a bad answer."""
-    value = interrupt.value
+    value = _plain(interrupt.value)
     title = value if isinstance(value, str) else "The workflow asks"
     schema = interrupt.response_schema if isinstance(interrupt.response_schema, dict) else {}
     if not questions.usable(schema):
@@ -225,6 +225,14 @@ def _insert(tx: Transaction, run: str, interrupt: Interrupt, before: Sequence[Qu
     ask = Ask(key=key, kind=kind, title=title[:200], body=body, schema=schema)
     id_ = questions.insert(tx, run, "", ask, interrupt=interrupt.id)
     return id_, Note(type="question.asked", body={"question": id_, "kind": kind, "title": ask.title, "path": ""})
+
+
+def _plain(value: Any) -> Any:
+    """What a node shows, in JSON form; what has none is shown as text."""
+    try:
+        return orjson.loads(orjson.dumps(value, default=str, option=orjson.OPT_NON_STR_KEYS))
+    except (TypeError, ValueError):
+        return str(value).encode(errors="replace").decode()
 
 
 def expire(tx: Transaction, run: str) -> list[Note]:

@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
-from retinue.errors import ErrorBody
+from retinue.errors import ErrorBody, NotSerializable
 
 Line = dict[str, Any]
 """An event as JSON: ``type``, ``run``, ``ts`` (RFC 3339), ``seq`` or ``after``, and the fields of its type."""
@@ -223,3 +223,11 @@ def timestamp(seconds: float) -> str:
 def stored(run: str, seq: int, ts: float, kind: str, body: str | bytes) -> Line:
     """A line from its row."""
     return {"type": kind, "run": run, "seq": seq, "ts": timestamp(ts), **orjson.loads(body)}
+
+
+def dump(value: Any, what: str) -> bytes:
+    """JSON bytes, or `NotSerializable` that names what could not be kept."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
+    except (TypeError, ValueError, RecursionError) as error:
+        raise NotSerializable(f"{what} cannot be kept as JSON: {error}") from None

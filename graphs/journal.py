@@ -16,7 +16,7 @@ import orjson
 
 from retinue import audit
 from retinue.database.base import Transaction
-from retinue.errors import BudgetExceeded, ConfigError, NotSerializable
+from retinue.errors import BudgetExceeded, ConfigError
 
 from ..agents.budget import MAX_DEPTH, Spend
 from ..agents.models.base import Model
@@ -24,7 +24,7 @@ from ..agents.policy import matches
 from ..agents.scope import Answer, Commit, Left, Note
 from ..agents.tools.base import Tool
 from . import questions
-from .events import Line, timestamp
+from .events import Line, dump, timestamp
 from .execution import Account, Execution
 from .lease import lost
 
@@ -32,14 +32,6 @@ T = TypeVar("T")
 
 FINISH_SECONDS = 30.0
 """How long a failing or stopping step waits for calls in flight that nobody could repeat."""
-
-
-def dump(value: Any, what: str) -> bytes:
-    """JSON bytes, or `NotSerializable` that names what could not be kept."""
-    try:
-        return orjson.dumps(value, option=orjson.OPT_NON_STR_KEYS)
-    except (TypeError, ValueError, RecursionError) as error:
-        raise NotSerializable(f"{what} cannot be kept as JSON: {error}") from None
 
 
 def append_events(tx: Transaction, run: str, last: int, notes: Sequence[Note], *, path: str = "") -> list[Line]:

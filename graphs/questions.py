@@ -15,11 +15,11 @@ import orjson
 
 from retinue import audit
 from retinue.database.base import Database, Row, Transaction
-from retinue.errors import AlreadyAnswered, AnswerRejected, NotAllowed, QuestionNotFound
+from retinue.errors import AlreadyAnswered, AnswerRejected, NotAllowed, NotSerializable, QuestionNotFound
 
 from ..agents.scope import Ask, Note
 from ..auth.principal import Principal
-from .events import Line
+from .events import Line, dump
 
 Channel = Literal["terminal", "command", "api", "console", "link", "elicitation"]
 Status = Literal["open", "answered", "expired", "withdrawn"]
@@ -101,12 +101,12 @@ def insert(
 ) -> str:
     """Keep an open question; returns its id."""
     id_ = secrets.token_hex(6)
-    body = orjson.dumps({"title": ask.title, **ask.body}, default=str).decode()
+    body = dump({"title": ask.title, **ask.body}, "the question").decode()
     tx.execute(
         "INSERT INTO questions (id, run, path, key, kind, body, schema, status, interrupt_id, asked_at, expires_at) "
         "VALUES (?, ?, ?, ?, ?, ?, ?, 'open', ?, ?, ?)",
         (
-            id_, run, path, ask.key, ask.kind, body, orjson.dumps(ask.schema).decode(),
+            id_, run, path, ask.key, ask.kind, body, dump(ask.schema, "the schema").decode(),
             interrupt, tx.now, None if expires_in is None else tx.now + expires_in,
         ),
     )  # fmt: skip
@@ -152,8 +152,9 @@ def usable(schema: Mapping[str, Any]) -> bool:
     from jsonschema import Draft202012Validator, SchemaError
 
     try:
+        dump(schema, "the schema")
         Draft202012Validator.check_schema(schema)
-    except SchemaError:
+    except (NotSerializable, SchemaError):
         return False
     return True
 
@@ -204,13 +205,17 @@ async def answer(
             raise AlreadyAnswered(f"question {id_} is already {question.status}{by}")
         if question.expires_at is not None and question.expires_at <= tx.now:
             raise AlreadyAnswered(f"question {id_} has expired")
+        try:
+            said = dump(value, "the answer").decode()
+        except NotSerializable as error:
+            raise AnswerRejected(error.message) from None
         check(question.schema, value)
         if question.kind == "approval" and value["decision"] == "edit":
             _check_edit(question, value)
         tx.execute(
             "UPDATE questions SET status = 'answered', answer = ?, answered_by = ?, channel = ?, answered_at = ? "
             "WHERE id = ? AND status = 'open'",
-            (orjson.dumps(value).decode(), principal.key, channel, tx.now, id_),
+            (said, principal.key, channel, tx.now, id_),
         )
         body = {"question": id_, "kind": question.kind, "by": principal.key, "channel": channel}
         seq = tx.one("UPDATE runs SET seq = seq + 1, updated_at = ? WHERE id = ? RETURNING seq", (tx.now, question.run))

@@ -14,8 +14,9 @@ from langgraph.channels.binop import BinaryOperatorAggregate
 from langgraph.graph import StateGraph
 from langgraph.graph.state import CompiledStateGraph
 from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
 
-from retinue.errors import ConfigError, InvalidInput, OutputInvalid
+from retinue.errors import ConfigError, InvalidInput, NotSerializable, OutputInvalid
 
 from ..agents.agent import Agent
 from ..agents.budget import Budget
@@ -191,7 +192,12 @@ class Workflow:
                 for e in error.errors(include_url=False, include_input=False)[:5]
             )
             raise InvalidInput(f"the input of {self.name} is not valid: {problems}") from None
-        return self._input.dump_python(value, mode="json")
+        try:
+            data = self._input.dump_python(value, mode="json")
+            orjson.dumps(data)
+        except (TypeError, ValueError) as error:  # a number without bounds, half a character from a terminal
+            raise InvalidInput(f"the input of {self.name} cannot be kept as JSON: {error}") from None
+        return data
 
     def write_output(self, state: Any) -> Any:
         """The output in JSON form, checked against the graph's output schema. Raises `OutputInvalid`."""
@@ -201,6 +207,8 @@ class Workflow:
             first = error.errors(include_url=False, include_input=False)[0]
             where = "/".join(map(str, first["loc"])) or "output"
             raise OutputInvalid(f"the output of {self.name} is not valid: {where}: {first['msg']}") from None
+        except PydanticSerializationError as error:
+            raise NotSerializable(f"the output of {self.name} cannot be kept as JSON: {error}") from None
 
     def appended(self, node: Callable[..., Any], field: str, value: Any) -> Any:
         """A member's output as an update of ``field``: an item where the field has a reducer over a list."""

@@ -10,7 +10,16 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 
 from retinue.cli.ask import chosen, value_of
-from retinue.cli.display import BAR, answer_text, document_of, how_to_answer, output_text, question_lines, wrapped
+from retinue.cli.display import (
+    BAR,
+    answer_text,
+    document_of,
+    how_to_answer,
+    output_text,
+    program,
+    question_lines,
+    wrapped,
+)
 from retinue.cli.group import App
 from retinue.cli.inputs import put, seconds
 from retinue.cli.progress import gist, short_arguments, spent_text
@@ -159,3 +168,27 @@ def test_lengths_of_time() -> None:
     assert [seconds(text) for text in ("90s", "1.5h", "30d", "2w")] == [90, 5400, 2592000, 1209600]
     with pytest.raises(UsageError):
         seconds("tomorrow")
+
+
+@pytest.mark.parametrize(
+    ("called", "on_path", "shown"),
+    [
+        ("/somewhere/.venv/bin/retinue", True, "retinue"),
+        ("/somewhere/.venv/bin/retinue", False, ".venv/bin/retinue"),
+        ("/usr/local/bin/retinue", False, "/usr/local/bin/retinue"),
+        ("/somewhere/src/retinue/__main__.py", False, "retinue"),
+    ],
+)
+def test_a_command_to_paste_begins_with_what_the_shell_finds(
+    monkeypatch: pytest.MonkeyPatch, called: str, on_path: bool, shown: str
+) -> None:
+    def which(name: str) -> str | None:
+        return called if on_path else None
+
+    def relpath(path: str) -> str:
+        return path.removeprefix("/somewhere/") if path.startswith("/somewhere/") else "../" * 30 + path
+
+    monkeypatch.setattr("sys.argv", [called])
+    monkeypatch.setattr("shutil.which", which)
+    monkeypatch.setattr("os.path.relpath", relpath)
+    assert program() == shown

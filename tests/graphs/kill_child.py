@@ -19,10 +19,12 @@ from operator import add
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
+import jsonschema.validators  # pyright: ignore[reportUnusedImport]  # noqa: F401
 from langgraph.graph import END, START, StateGraph
 from langgraph.types import interrupt
 from pydantic import BaseModel
 
+from retinue.agents import loop  # pyright: ignore[reportUnusedImport]  # noqa: F401
 from retinue.agents.agent import Agent
 from retinue.agents.equipment import Equipment
 from retinue.agents.models.base import Reply, Usage
@@ -30,6 +32,7 @@ from retinue.agents.models.function import Answer, FunctionCall, ToolUse, reply_
 from retinue.agents.tools.functions import FunctionToolset
 from retinue.database.base import Transaction
 from retinue.database.sqlite import SQLiteDatabase
+from retinue.graphs import members as _members  # pyright: ignore[reportUnusedImport]  # noqa: F401
 from retinue.graphs import questions, records
 from retinue.graphs.nodes import each, step
 from retinue.graphs.questions import Question
@@ -44,7 +47,7 @@ LABELS = {
     "Runs.resume": "resume",
     "Path._write": "journal",
     "Checkpoints.aput": "checkpoint",
-    "Checkpoints.aput_writes": "writes",
+    "Checkpoints._put_writes": "writes",
     "_pause": "pause",
     "_ask_again": "pause",
     "_close": "close",

@@ -18,7 +18,7 @@ from retinue.agents.agent import Agent
 from retinue.agents.budget import Budget
 from retinue.agents.models.function import FunctionCall, ToolUse
 from retinue.database.sqlite import SQLiteDatabase
-from retinue.errors import DatabaseFull, RunError
+from retinue.errors import DatabaseFull, RunError, Timeout
 from retinue.graphs import journal
 from retinue.graphs.nodes import step
 from retinue.graphs.workflow import Workflow
@@ -330,18 +330,13 @@ async def test_the_seconds_of_a_budget_end_a_model_that_hangs(desk: Desk) -> Non
 
 
 async def test_a_model_that_gives_up_at_the_deadline_by_itself_is_the_budgets_end_too(desk: Desk) -> None:
-    import time
-
-    from retinue.errors import Timeout
-
     class Punctual(Sayer):
         async def complete(self, request: Any, *, deadline: float | None = None, **_: Any) -> Any:
             assert deadline is not None
-            await asyncio.sleep(max(0, deadline - time.monotonic() - 0.005))
             raise Timeout("no answer in time")
 
     outcome = await desk.run(
-        one(Agent("scout", prompt="Look.")), Punctual(lambda call: "x"), budget=Budget(seconds=0.2)
+        one(Agent("scout", prompt="Look.")), Punctual(lambda call: "x"), budget=Budget(seconds=0.09)
     )
     assert outcome.status == "refused"
 
@@ -417,3 +412,22 @@ async def test_a_full_disk_leaves_the_run_as_it_was_and_it_goes_on_when_there_is
         assert outcome.output["found"] == ["a is done", "b is done"]
         facts = await other.facts(execution.run)
         assert sum(len([k for k in keys if k.startswith("reply")]) for keys in facts.values()) == 4
+
+
+async def test_a_run_that_took_all_its_supersteps_and_could_not_be_closed_is_done_when_it_is_resumed(
+    tmp_path: Path,
+) -> None:
+    class Unclosing(SQLiteDatabase):
+        async def write(self, work: Any, *, flush: bool = False) -> Any:
+            if work.__qualname__.startswith("_close"):
+                raise DatabaseFull("no space is left")
+            return await super().write(work, flush=flush)
+
+    flow = one(Agent("scout", prompt="Look."), max_steps=1)
+    desk = Desk(await Unclosing.open(tmp_path / "runs.db"))
+    execution = await desk.start(flow, Sayer(lambda call: "x"))
+    with pytest.raises(DatabaseFull):
+        await desk.runs.execute(execution)
+    await desk.close()
+    async with opened(tmp_path / "runs.db") as other:
+        assert (await other.resume(execution.run, flow, Sayer(lambda call: "never"))).output["text"] == "x"

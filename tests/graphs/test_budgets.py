@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import anyio
 import pytest
+from langgraph.graph import START, StateGraph
 
 from retinue.agents.agent import Agent
 from retinue.agents.budget import Budget
@@ -16,8 +17,10 @@ from retinue.agents.loop import FLOOR
 from retinue.agents.models.base import Price, Usage
 from retinue.agents.models.function import FunctionCall, ToolUse
 from retinue.errors import ConfigError
+from retinue.graphs.nodes import each
+from retinue.graphs.workflow import Workflow
 from tests.support.desk import opened
-from tests.support.flows import Sayer, fan, one, tool
+from tests.support.flows import Sayer, State, fan, one, tool
 
 pytestmark = pytest.mark.anyio
 
@@ -202,6 +205,29 @@ async def test_a_fan_out_of_five_hundred_is_bounded_and_finishes() -> None:
             outcome = await desk.run(fan(scout(), items, max_concurrency=7), model)
     assert outcome.output["found"] == items
     assert model.peak == 7
+
+
+async def test_what_a_node_of_a_bounded_fan_out_wrote_is_kept_while_others_wait_for_their_turn(tmp_path: Path) -> None:
+    """A crash near the end of five hundred must not have the first ones done again."""
+    kept = "SELECT count(*) FROM checkpoint_writes WHERE channel = 'found'"
+
+    async def begin(state: State) -> dict[str, Any]:
+        return {}
+
+    async def work(item: str) -> dict[str, Any]:
+        with anyio.fail_after(20):  # all that went before, but for those that run beside it
+            while (await desk.rows(kept))[0][0] < int(item) - 3:
+                await anyio.lowlevel.checkpoint()
+        return {"found": [item]}
+
+    graph: StateGraph[Any, Any, Any, Any] = StateGraph(State)
+    graph.add_node("begin", begin)
+    graph.add_node("work", cast(Any, work))
+    graph.add_edge(START, "begin")
+    graph.add_conditional_edges("begin", each(lambda s: [str(n) for n in range(60)], "work"), ["work"])
+    async with opened(tmp_path / "runs.db") as desk:
+        outcome = await desk.run(Workflow("wide", graph, max_concurrency=4))
+    assert outcome.output["found"] == [str(n) for n in range(60)]
 
 
 @pytest.mark.parametrize("name", ["usd", "tokens", "seconds", "turns"])

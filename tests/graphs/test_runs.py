@@ -156,7 +156,19 @@ async def test_the_input_is_kept_before_the_first_step_and_used_again(tmp_path: 
         assert (await second.resume(execution.run, flow())).output["text"] == "why?"
 
 
-@pytest.mark.parametrize("value", [{"question": 1}, {"nothing": 1}, 3, None, [], "bare text"], ids=repr)
+UNFIT: list[Any] = [
+    {"question": 1},
+    {"nothing": 1},
+    3,
+    None,
+    [],
+    "bare text",
+    {"question": "half \udcff"},
+    {"found": [2**70]},
+]
+
+
+@pytest.mark.parametrize("value", UNFIT, ids=ascii)
 async def test_an_input_that_does_not_fit_makes_no_run(desk: Desk, value: Any) -> None:
     execution = desk.runs.start(one(clerk()), value, principal=ME, equipment=await desk.equip(one(clerk()), None))
     with pytest.raises(InvalidInput):
@@ -267,7 +279,11 @@ async def test_a_step_entered_again_by_a_loop_is_new_work(desk: Desk) -> None:
     assert sorted(await desk.facts(outcome.run)) == ["work@1", "work@2", "work@3"]
 
 
-@pytest.mark.parametrize("task", [3, None, lambda s: 3, lambda s: None], ids=repr)
+def _number(state: Any) -> Any:
+    return 3
+
+
+@pytest.mark.parametrize("task", [3, None, _number], ids=["number", "nothing", "function"])
 async def test_a_task_that_is_no_text_is_a_typed_error(desk: Desk, task: Any) -> None:
     graph = StateGraph(State)
     graph.add_node("work", step(Agent("scout", prompt="Look."), task=task))
@@ -293,7 +309,7 @@ async def test_items_that_must_be_awaited_are_refused_with_words(desk: Desk) -> 
 
 
 async def test_a_step_outside_of_a_run_says_so() -> None:
-    graph = StateGraph(State)
+    graph: StateGraph[Any, Any, Any, Any] = StateGraph(State)
     graph.add_node("work", step(Agent("scout", prompt="Look."), task="x"))
     graph.add_edge(START, "work")
     with pytest.raises(ConfigError, match="only in a Retinue run"):

@@ -194,6 +194,38 @@ async def test_a_schema_that_is_no_json_schema_takes_any_answer(desk: Desk) -> N
     assert (await desk.resume(outcome.run, flow(graph))).output["said"] == ["that"]
 
 
+@pytest.mark.parametrize("value", [2**80, {1: {2, 3}}, {"when": b"x"}, "half \udcff"], ids=ascii)
+async def test_whatever_a_node_shows_can_be_shown(desk: Desk, value: Any) -> None:
+    async def ask(state: State) -> dict[str, Any]:
+        return {"said": [interrupt(value)]}
+
+    outcome = await desk.run(flow(graph := chain(ask)))
+    assert outcome.status == "waiting", outcome.error
+    await desk.answer_all(outcome.run, "ok")
+    assert (await desk.resume(outcome.run, flow(graph))).status == "done"
+
+
+async def test_a_question_that_a_checkpoint_cannot_hold_is_a_typed_error(desk: Desk) -> None:
+    async def ask(state: State) -> dict[str, Any]:
+        return {"said": [interrupt(Alien())]}
+
+    outcome = await desk.run(flow(chain(ask)))
+    assert outcome.error is not None
+    assert outcome.error.code == "not_serializable"
+
+
+async def test_an_answer_without_a_json_form_is_rejected(desk: Desk) -> None:
+    async def ask(state: State) -> dict[str, Any]:
+        return {"said": [interrupt("what?")]}
+
+    await desk.run(flow(chain(ask)))
+    (question,) = await desk.inbox()
+    for value in (2**80, "half \udcff", object()):
+        with pytest.raises(AnswerRejected):
+            await desk.answer(question, value)
+    assert len(await desk.inbox()) == 1
+
+
 async def test_false_and_null_are_answers(desk: Desk) -> None:
     async def ask(state: State) -> dict[str, Any]:
         return {"said": [interrupt("yes or no?"), interrupt("anything?")]}

@@ -73,7 +73,7 @@ class Server:
         self._folder = Path(tempfile.mkdtemp(prefix="retinue-postgres-"))
         self._settings = {**_SETTINGS, **({} if durable else _FAST), **settings}
         self._schemas = count(1)
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: subprocess.Popen[Any] | None = None
         self.port = _free_port()
         if os.geteuid() == 0:  # the server refuses to run as root
             import pwd
@@ -106,17 +106,18 @@ class Server:
     def start(self) -> None:
         settings = [f"--{name}={value}" for name, value in self._settings.items()]
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
+            process: subprocess.Popen[Any] = subprocess.Popen(
                 [self._bin / "postgres", "-D", self._data, f"--port={self.port}", *settings],
                 stdout=log, stderr=log, cwd=self._folder, env=_environment(), start_new_session=True, **self._as,
             )  # fmt: skip
+        self._process = process
         deadline = time.monotonic() + START_SECONDS
         while True:
             try:
                 self.admin().close()
                 return
             except psycopg.OperationalError:
-                assert self._process.poll() is None, self._log.read_text()
+                assert process.poll() is None, self._log.read_text()
                 assert time.monotonic() < deadline, "Postgres does not answer"
                 time.sleep(0.02)
 

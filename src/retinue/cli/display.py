@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, cast
 
@@ -132,9 +135,18 @@ def show_question(app: App, question: Question, *, width: int | None = None) -> 
             out.raw(mark + out.style(line, **_STYLES.get(style, {})) if line else "")
 
 
+def program() -> str:
+    """What to type for `retinue` here: the name where the shell finds it, else the path it was called by."""
+    called = sys.argv[0]
+    if os.path.basename(called) != "retinue" or os.sep not in called or shutil.which("retinue") is not None:
+        return "retinue"
+    near = os.path.relpath(called)
+    return near if len(near) < len(called) else called
+
+
 def how_to_answer(app: App, run: str, question: Question, *, alone: bool) -> str:
     """The command that answers, as it can be pasted."""
-    command = ["retinue", *app.arguments, "answer", run, *([] if alone else [question.id])]
+    command = [program(), *app.arguments, "answer", run, *([] if alone else [question.id])]
     base = shlex.join(command)
     match question.kind:
         case "approval":
@@ -151,7 +163,7 @@ def how_to_answer(app: App, run: str, question: Question, *, alone: bool) -> str
 
 def suggestion(app: App, *words: str) -> str:
     """A command line of ours that works with the global options of this one."""
-    return shlex.join(["retinue", *app.arguments, *words])
+    return shlex.join([program(), *app.arguments, *words])
 
 
 def when(question: Question) -> str:

@@ -164,7 +164,7 @@ def _others_may_read(url: str) -> bool:
 
 def _model(here: App) -> Finding:
     """Which model agents get that leave the choice open, and why."""
-    from retinue.agents.models.choose import KEY, TOKEN, URL
+    from retinue.agents.models.selection import KEY, TOKEN, URL
 
     setting, origin = here.settings.model, here.settings.origin("model")
     there = [name for name in (KEY, TOKEN, URL) if os.environ.get(name)]

@@ -181,30 +181,27 @@ class PostgresDatabase:
         try:
             session.commit(transaction, flush=flush)
         except psycopg.Error as error:
-            if is_lost(error, session.connection):
+            gone = is_lost(error, session.connection)
+            if gone:
                 session.drop()
-                self._find_out(session, flush)
-                return
-            session.rollback()
-            if not session.committed():
-                raise
-            session.keep(flush=flush)  # the first step was made, the second was not
+            else:
+                self._undo(session)
+            if not self._took_place(session, flush):
+                raise _Again if gone else error from error
 
-    def _find_out(self, session: Session, flush: bool) -> None:
-        """After the loss of a connection during a commit: return if it took place, raise `_Again` if not."""
+    def _took_place(self, session: Session, flush: bool) -> bool:
+        """Whether the commit that failed did take place after all; if so, its second step is made up for."""
 
         def ask() -> bool:
-            took_place = session.committed()
-            if took_place:
+            committed = session.committed()
+            if committed:
                 session.keep(flush=flush)
-            return took_place
+            return committed
 
         try:
-            took_place = self._patiently(session, ask)
+            return self._patiently(session, ask)
         except DatabaseError as error:
             raise lost(self._address, unknown=True) from error
-        if not took_place:
-            raise _Again
 
     def _do_read(self, session: Session, job: Job) -> None:
         try:
@@ -226,7 +223,7 @@ class PostgresDatabase:
                 self._connect(session)
                 return attempt()
             except _Again:
-                continue
+                problem: DatabaseError = lost(self._address)
             except _Missing as missing:
                 problem = missing.why
             except psycopg.Error as error:
@@ -235,7 +232,7 @@ class PostgresDatabase:
                     problem = lost(self._address)
                 else:
                     self._undo(session)
-                    problem = translate(error, self._address)
+                    problem = translate(error, self._address, reading=not session.writes)
                     conflicts += 1
                     if error.sqlstate not in CONFLICTS or conflicts > CONFLICTS_AT_MOST:
                         raise problem from error

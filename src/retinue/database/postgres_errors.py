@@ -79,9 +79,11 @@ def refused(error: psycopg.Error, address: Address) -> DatabaseError:
     return kind(f"the database {address.shown} cannot be reached: {why}"[:600], hint=hint)
 
 
-def translate(error: psycopg.Error, address: Address) -> DatabaseError:
-    """The typed error of a statement."""
+def translate(error: psycopg.Error, address: Address, *, reading: bool = False) -> DatabaseError:
+    """The typed error of a statement; ``reading``: in a transaction that may not write."""
     state = error.sqlstate or ""
+    if reading and state == "25006":
+        return DatabaseReadOnly("a read tried to write", hint="Use write() for a unit of work that changes rows.")
     for prefix, kind, text, hint in _BY_STATE:
         if state.startswith(prefix):
             return kind(text.format(place=address.shown), hint=hint, postgres=state)

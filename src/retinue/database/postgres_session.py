@@ -109,12 +109,12 @@ class Session:
 
     def __init__(self, address: Address, *, writes: bool) -> None:
         self.address = address
+        self.writes = writes
         self.connection: psycopg.Connection[Row] | None = None
-        self._writes = writes
         self._wire: Wire | None = None
         self._name = ""
         self._number = 0
-        self._begun = False
+        self._keeps_name = False
         self._waits_for_disk = True
 
     # The connection
@@ -141,7 +141,7 @@ class Session:
             f"SET idle_in_transaction_session_timeout = '{IDLE_TIMEOUT}s'",
             "SET jit = off",
         ]
-        if self._writes:
+        if self.writes:
             self._name = self._name or secrets.token_hex(8)
             key = self.address.key("writer", self._name)
             settings += ["SET lock_timeout = '5s'", f"SELECT pg_advisory_lock({key})"]
@@ -150,15 +150,18 @@ class Session:
         self._waits_for_disk = level != "off"
 
     def drop(self) -> None:
-        """Forget a connection that is lost. If it was lost in a transaction, the next one waits for the end of that."""
-        connection, self.connection, self._wire = self.connection, None, None
-        if not self._begun:
+        """Forget a connection that is lost. If a transaction had begun, the next one waits for the end of that."""
+        connection, wire = self.connection, self._wire
+        self.connection = self._wire = None
+        if not self._keeps_name:
             self._name = ""
+        if wire is not None:
+            wire.close()
         if connection is not None:
             connection.close()
 
     def close(self) -> None:
-        if self._wire is not None and self._writes and self._number:
+        if self._wire is not None and self.writes and self._number:
             with suppress(psycopg.Error):  # else `forget_writers` removes it another day
                 self._wire.run([(_FORGET, (self._name,))])
         self.drop()
@@ -167,10 +170,10 @@ class Session:
 
     def begin(self, *, write: bool) -> PostgresTransaction:
         wire = self._connected
-        self._begun = False
+        self._keeps_name = False  # whatever there was before is settled: a loss from here on leaves nothing to wait for
         row = wire.one([_BEGIN if write else _BEGIN_READ, _NOW])
         assert row is not None
-        self._begun = True
+        self._keeps_name = True
         self._number += 1
         return PostgresTransaction(wire, self.address, row[0])
 
@@ -182,7 +185,6 @@ class Session:
         if self._waits_for_disk or flush:
             steps += self._keep(flush)
         self._connected.run(steps)
-        self._begun = False
 
     def keep(self, *, flush: bool) -> None:
         """The second step alone."""
@@ -202,7 +204,6 @@ class Session:
         connection = self.connection
         if connection is not None and connection.info.transaction_status != TransactionStatus.IDLE:
             self._connected.run([_ROLLBACK])
-        self._begun = False
 
     @property
     def _connected(self) -> Wire:

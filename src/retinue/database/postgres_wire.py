@@ -6,6 +6,7 @@ one and 88 µs in its own pipeline, and 15 µs here, and each of a unit's statem
 
 from __future__ import annotations
 
+import selectors
 from collections.abc import Sequence
 from typing import Any
 
@@ -31,7 +32,12 @@ class Wire:
         self._adapt = Transformer(connection)
         self._names: dict[tuple[bytes, tuple[int, ...]], bytes] = {}
         self._made = 0
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._pgconn.socket, selectors.EVENT_READ)
         self._pgconn.enter_pipeline_mode()
+
+    def close(self) -> None:
+        self._selector.close()
 
     def run(self, statements: Sequence[Statement]) -> PGresult:
         """Send them all, wait for all, return the last one's result.
@@ -40,21 +46,19 @@ class Wire:
         psycopg's; the statements after it have then not been executed.
         """
         new: list[tuple[bytes, tuple[int, ...]]] = []
-        error: psycopg.Error | None = None
         try:
-            for sql, values in statements:
-                self._send(sql, values, new)
-        except psycopg.Error as caught:  # a value that no column can hold; what was sent before is answered, too
-            error = caught
-        if self._pgconn.status == ConnStatus.OK:
-            self._pgconn.pipeline_sync()
-        last, refused = self._receive()
-        error = refused or error
-        if error is None and last is not None:
-            return last
-        for key in new:
-            self._names.pop(key, None)
-        raise error or psycopg.OperationalError("the connection is lost")
+            try:
+                for sql, values in statements:
+                    self._send(sql, values, new)
+            finally:  # also for a value that no column can hold: what was sent before it is answered
+                self._pgconn.pipeline_sync()
+                last = self._receive()
+        except BaseException:
+            for key in new:
+                self._names.pop(key, None)
+            raise
+        assert last is not None
+        return last
 
     def one(self, statements: Sequence[Statement]) -> Row | None:
         rows = self.all(statements)
@@ -85,19 +89,38 @@ class Wire:
             self._pgconn.send_prepare(name, sql, types)
         self._pgconn.send_query_prepared(name, dumped, formats, Format.BINARY)
 
-    def _receive(self) -> tuple[PGresult | None, psycopg.Error | None]:
-        """All results up to the end of the batch: the last, and the first error."""
-        pgconn = self._pgconn
+    def _receive(self) -> PGresult | None:
+        """All results up to the end of the batch; the last of them, or the first error."""
         last: PGresult | None = None
         error: psycopg.Error | None = None
         while True:
-            result = pgconn.get_result()
+            self._wait()
+            result = self._pgconn.get_result()
             if result is None:
-                if pgconn.status != ConnStatus.OK:
-                    return None, error or psycopg.OperationalError("the connection is lost")
-            elif result.status == ExecStatus.PIPELINE_SYNC:
-                return last, error
-            elif result.status == ExecStatus.FATAL_ERROR:
+                continue  # the end of one statement's results
+            if result.status == ExecStatus.PIPELINE_SYNC:
+                break
+            if result.status == ExecStatus.FATAL_ERROR:
                 error = error or error_from_result(result)
             else:
                 last = result
+            if self._pgconn.status != ConnStatus.OK:
+                raise error or psycopg.OperationalError("the connection is lost")
+        if error is not None:
+            raise error
+        return last
+
+    def _wait(self) -> None:
+        """Until there is a result to get: libpq would wait for one with Python's lock in its hands."""
+        pgconn = self._pgconn
+        while pgconn.flush():  # more than the network takes at once
+            self._selector.modify(pgconn.socket, selectors.EVENT_READ | selectors.EVENT_WRITE)
+            try:
+                ready = self._selector.select()
+            finally:
+                self._selector.modify(pgconn.socket, selectors.EVENT_READ)
+            if any(events & selectors.EVENT_READ for _, events in ready):
+                pgconn.consume_input()
+        while pgconn.is_busy():
+            self._selector.select()
+            pgconn.consume_input()
