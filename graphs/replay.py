@@ -353,25 +353,26 @@ async def without_secrets(recording: Recording, workflow: Workflow, redactor: Re
 
     Raises `UsageError` where the run takes another course without them.
     """
-    data = recording.model_dump(mode="json")
-    for name in ("input", "answers", "artifacts", "output", "error"):
-        data[name] = redactor.value(data[name])
-    data["runs"] = {
-        run: {
-            "journal": redactor.value(found["journal"]), "doubts": found["doubts"],
-            "events": redactor.value(found["events"]),
-        }
-        for run, found in data["runs"].items()
-    }  # fmt: skip
-    redacted = Recording.model_validate(data)
+    redacted = _redacted(recording, redactor)
     if redacted == recording:
         return recording
     again = (await replay(redacted, workflow)).recording.model_copy(update={"answers": redacted.answers})
+    run = recording.run[:8]
     if _course(again) != _course(recording):
-        raise errors.UsageError(
-            f"run {recording.run[:8]} cannot be recorded: without its secrets it takes another course"
-        )
+        raise errors.UsageError(f"run {run} cannot be recorded: without its secrets it takes another course")
+    if _redacted(again, redactor) != again:
+        raise errors.UsageError(f"run {run} cannot be recorded: the workflow's own code puts a secret into it")
     return again.model_copy(update={"pauses": recording.pauses})
+
+
+def _redacted(recording: Recording, redactor: Redactor) -> Recording:
+    data = recording.model_dump(mode="json")
+    for name in ("input", "answers", "artifacts", "output", "error"):
+        data[name] = redactor.value(data[name])
+    for found in data["runs"].values():
+        for name in ("journal", "events"):
+            found[name] = redactor.value(found[name])
+    return Recording.model_validate(data)
 
 
 def _course(recording: Recording) -> Any:

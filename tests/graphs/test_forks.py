@@ -79,7 +79,14 @@ def looping() -> Workflow:
 
 
 def functions(flow: Workflow) -> Mapping[str, Model]:
-    return {agent.name: FunctionModel(agent.function, name=agent.name) for agent in flow.agents if agent.function}
+    found: dict[str, Model] = {}
+    for agent in flow.agents:
+        assert agent.function is not None
+        function = agent.function
+        found[agent.name] = (
+            function if isinstance(function, FunctionModel) else FunctionModel(function, name=agent.name)
+        )
+    return found
 
 
 async def fork(desk: Desk, flow: Workflow, run: str, at: int, models: Any = None, **options: Any) -> Execution:
@@ -107,7 +114,7 @@ async def test_what_is_listed_is_what_langgraph_says_of_the_same_checkpoints(des
     run = (await desk.run(flow, functions(flow))).run
     graph = flow.compile(lambda *types: Checkpoints(desk.db))
     config: Any = {"configurable": {"thread_id": run}}
-    said = {s.metadata["step"]: s.next async for s in graph.aget_state_history(config) if s.metadata}
+    said = {s.metadata.get("step"): s.next async for s in graph.aget_state_history(config) if s.metadata}
     listed = await checkpoints(desk.db, run)
     assert {step.step: sorted(step.next) for step in listed} == {step: sorted(names) for step, names in said.items()}
     assert [step.nodes for step in listed[2:5]] == [["begin"], ["look", "look"], ["write"]]
