@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Generator, Sequence
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 from retinue.database.base import Database
 
@@ -61,6 +61,23 @@ async def all_events(db: Database, run: str, *, after: int = 0) -> AsyncIterator
         for line in page:
             yield line
         after = page[-1]["seq"]
+
+
+async def watch(db: Database, run: str, *, after: int = 0) -> AsyncGenerator[Line]:
+    """The stored events from ``after`` on of a run that any process executes, until it waits, was stopped or is over.
+
+    Ends without an event for a run that is not there. Goes on while a run that says it is running has lost its process:
+    another one may take it over.
+    """
+    async with aclosing(db.changes(run)) as changes:
+        async for _ in changes:
+            # The status first: a run that has ended has told all of its events.
+            status = await db.read(lambda tx: tx.one("SELECT status FROM runs WHERE id = ?", (run,)))
+            async for line in all_events(db, run, after=after):
+                after = line["seq"]
+                yield line
+            if status != ("running",):
+                return
 
 
 async def follow(db: Database, queue: asyncio.Queue[Line], run: str, *, after: int = 0) -> AsyncGenerator[Line]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -179,34 +178,20 @@ def events_command(run: str, after: int, follow: bool) -> None:
 
 
 async def _events(here: App, run: str, after: int, following: bool) -> None:
+    from retinue.graphs.follow import all_events, watch
+
+    from .plain import clock, describe
     from .reading import find, reading
 
     async with reading(here) as db:
         record = await find(db, run)
         assert db is not None
-        after = await _print_events(here, db, record.id, after)
-        if not following:
-            return
-        async with aclosing(db.changes(record.id)) as changes:
-            async for _ in changes:
-                over = (await find(db, record.id)).status != "running"  # looked at first: its last event is there
-                after = await _print_events(here, db, record.id, after)
-                if over:
-                    return
-
-
-async def _print_events(here: App, db: Database, run: str, after: int) -> int:
-    from retinue.graphs.follow import all_events
-
-    from .plain import clock, describe
-
-    async for line in all_events(db, run, after=after):
-        after = line["seq"]
-        if here.json:
-            here.out.line(line)
-        elif text := describe(line):
-            here.out.raw(here.out.style(f"{clock(line)} {line['seq']:4} ", dim=True) + here.out.style(text))
-    return after
+        events = watch if following else all_events
+        async for line in events(db, record.id, after=after):
+            if here.json:
+                here.out.line(line)
+            elif text := describe(line):
+                here.out.raw(here.out.style(f"{clock(line)} {line['seq']:4} ", dim=True) + here.out.style(text))
 
 
 @runs_command.command("prune")
