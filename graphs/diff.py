@@ -54,7 +54,7 @@ async def diff(db: Database, run: str, a: int, b: int, *, other: str | None = No
         changed = [
             Change(name, facts[0].get(name, MISSING), facts[1].get(name, MISSING))
             for name in sorted({*facts[0], *facts[1]})
-            if facts[0].get(name, MISSING) != facts[1].get(name, MISSING)
+            if any(True for _ in changes(facts[0].get(name, MISSING), facts[1].get(name, MISSING)))
         ]
         return Difference(state=list(changes(state[0], state[1])), facts=changed)
 
@@ -73,8 +73,6 @@ def _facts(tx: Transaction, history: History, step: int) -> dict[str, Any]:
 
 def changes(before: Any, after: Any, where: str = "") -> Iterator[Change]:
     """Each smallest value that differs, by its place: ``draft.title``, ``findings[2]``."""
-    if before == after and type(before) is type(after):
-        return
     if isinstance(before, dict) and isinstance(after, dict):
         old, new = cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", after)
         for name in [*old, *(name for name in new if name not in old)]:
@@ -85,5 +83,5 @@ def changes(before: Any, after: Any, where: str = "") -> Iterator[Change]:
         for n in range(max(len(left), len(right))):
             sides = [items[n] if n < len(items) else MISSING for items in (left, right)]
             yield from changes(sides[0], sides[1], f"{where}[{n}]")
-    else:
-        yield Change(where, before, after)
+    elif before != after or type(before) is not type(after):  # True == 1
+        yield Change(where, cast(Any, before), cast(Any, after))
