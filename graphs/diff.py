@@ -83,5 +83,9 @@ def changes(before: Any, after: Any, where: str = "") -> Iterator[Change]:
         for n in range(max(len(left), len(right))):
             sides = [items[n] if n < len(items) else MISSING for items in (left, right)]
             yield from changes(sides[0], sides[1], f"{where}[{n}]")
-    elif before != after or type(before) is not type(after):  # True == 1
-        yield Change(where, cast(Any, before), cast(Any, after))
+    elif not _same(before, after):
+        yield Change(where, before, after)
+
+
+def _same(before: object, after: object) -> bool:
+    return before == after and type(before) is type(after)  # True == 1
