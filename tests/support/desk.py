@@ -16,6 +16,7 @@ from retinue.agents.equipment import Equipment
 from retinue.agents.models.base import Model
 from retinue.agents.models.scripted import ScriptedModel
 from retinue.auth.principal import Principal
+from retinue.database.base import Database
 from retinue.database.sqlite import SQLiteDatabase
 from retinue.graphs import follow, questions, records
 from retinue.graphs.drive import Outcome
@@ -38,7 +39,7 @@ APPROVE = {"decision": "approve"}
 class Desk:
     """The runs of one process. Two desks on one file are two owners, as two processes are."""
 
-    def __init__(self, db: SQLiteDatabase, *, lease_seconds: float = LEASE_SECONDS) -> None:
+    def __init__(self, db: Database, *, lease_seconds: float = LEASE_SECONDS) -> None:
         self.db = db
         self.runs = Runs(db, lease_seconds=lease_seconds)
 
