@@ -73,6 +73,7 @@ def _facts(tx: Transaction, history: History, step: int) -> dict[str, Any]:
 
 def changes(before: Any, after: Any, where: str = "") -> Iterator[Change]:
     """Each smallest value that differs, by its place: ``draft.title``, ``findings[2]``."""
+    same = _same(before, after)
     if isinstance(before, dict) and isinstance(after, dict):
         old, new = cast("Mapping[str, Any]", before), cast("Mapping[str, Any]", after)
         for name in [*old, *(name for name in new if name not in old)]:
@@ -83,7 +84,7 @@ def changes(before: Any, after: Any, where: str = "") -> Iterator[Change]:
         for n in range(max(len(left), len(right))):
             sides = [items[n] if n < len(items) else MISSING for items in (left, right)]
             yield from changes(sides[0], sides[1], f"{where}[{n}]")
-    elif not _same(before, after):
+    elif not same:
         yield Change(where, before, after)
 
 
