@@ -45,6 +45,10 @@ class Equipment:
             tools[agent.name] = offered
         return cls(models=models, tools=tools)
 
+    def model_at(self, run: str, path: str, agent: str) -> Model:
+        """The model of an agent at work on this path of this run."""
+        return self.models[agent]
+
     @property
     def language_model(self) -> bool:
         return any(model.language_model for model in self.models.values())

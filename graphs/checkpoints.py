@@ -119,6 +119,28 @@ class Checkpoints(BaseCheckpointSaver[float]):
 
         Raises `NotSerializable`, which names the channel and the class, before anything is written.
         """
+        thread, ns, _ = _place(config)
+        store = self.storing(config, checkpoint, metadata, new_versions)
+        fence = self._fence
+
+        def put(tx: Transaction) -> None:
+            if fence is not None:
+                fence(tx, thread)
+            else:
+                tx.lock(f"thread {thread}")  # for the order of writing
+            store(tx)
+
+        await self._db.write(put)
+        return _config(thread, ns, checkpoint["id"])
+
+    def storing(
+        self,
+        config: RunnableConfig,
+        checkpoint: Checkpoint,
+        metadata: CheckpointMetadata,
+        new_versions: ChannelVersions,
+    ) -> Callable[[Transaction], None]:
+        """What `aput` writes, for a transaction of the caller's own, who answers for the fence. Raises as it does."""
         thread, ns, parent = _place(config)
         body = cast(dict[str, Any], checkpoint.copy())
         values = body.pop("channel_values")
@@ -135,19 +157,13 @@ class Checkpoints(BaseCheckpointSaver[float]):
             _json(known),
             known.get("run_id"),
         )
-        fence = self._fence
 
-        def put(tx: Transaction) -> None:
-            if fence is not None:
-                fence(tx, thread)
-            else:
-                tx.lock(f"thread {thread}")  # for the order of writing
+        def store(tx: Transaction) -> None:
             if rows:
                 tx.executemany(_PUT_VALUE, rows)
             tx.executemany(_PUT, [row])
 
-        await self._db.write(put)
-        return _config(thread, ns, checkpoint["id"])
+        return store
 
     def aput_writes(
         self,

@@ -43,12 +43,21 @@ class OpenQuestion(BaseModel):
     title: str
 
 
+class ForkedFrom(BaseModel):
+    run: str
+    step: int
+    changed: list[str]
+    """The fields of the state (of the input, at step -1) that were set."""
+
+
 class RunStarted(Event):
     type: Literal["run.started"] = "run.started"
     workflow: str
     models: dict[str, str]
     language_model: bool
     """False: no language model is used; functions of the workflow do the work."""
+    forked_from: ForkedFrom | None = None
+    """The run, and its superstep, that this one shares its history with."""
 
 
 class RunResumed(Event):

@@ -180,7 +180,7 @@ class Path:
                 f"{agent.name} is at work, but no step of {self._execution.workflow.name}",
                 hint="Add what step() returns to the graph as a node itself, not inside another function.",
             )
-        return models[agent.name]
+        return self._execution.equipment.model_at(self._execution.run, self._path, agent.name)
 
     def tools(self, agent: Any) -> Sequence[Tool]:
         return self._execution.equipment.tools[agent.name]

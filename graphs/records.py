@@ -58,6 +58,11 @@ class RunRecord:
     def spent(self) -> dict[str, Any]:
         return spent(self.tokens, self.cost, self.turns, self.active)
 
+    @property
+    def forked_from(self) -> dict[str, Any] | None:
+        """``run`` and ``step`` that this one shares its history with, and what was ``changed``."""
+        return self.settings.get("forked_from")
+
     def to_json(self) -> dict[str, Any]:
         """What ``runs show --json`` prints."""
         return {
@@ -73,6 +78,7 @@ class RunRecord:
             "epoch": self.epoch,
             "events": self.seq,
             "retry_of": self.retry_of,
+            "forked_from": self.forked_from,
             "root": self.root,
             "by": self.principal.key,
             "created_at": timestamp(self.created_at),

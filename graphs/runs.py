@@ -23,6 +23,7 @@ from ..agents.budget import Budget
 from ..agents.equipment import Equipment
 from ..agents.scope import Note
 from ..auth.principal import Principal
+from . import fork as forks
 from . import questions, records
 from .checkpoints import Checkpoints, serializer_for
 from .drive import Outcome, drive, end, expire
@@ -86,13 +87,74 @@ class Runs:
         Raises `InvalidInput`, `ConfigError` (a money budget and a model without a price), `RunExists` for an id that
         is taken, `DatabaseError`.
         """
-        data = workflow.read_input(input)
-        limits = budget or workflow.budget
-        _check_prices(limits, equipment)
+        return await self._make(
+            workflow,
+            workflow.read_input(input),
+            principal=principal,
+            equipment=equipment,
+            settings=dict(settings or {}),
+            limits=budget or workflow.budget,
+            id_=run or uuid.uuid4().hex,
+            retry_of=retry_of,
+            parent=parent,
+        )
+
+    async def fork(
+        self,
+        record: RunRecord,
+        at: int,
+        workflow: Workflow,
+        equipment: Equipment,
+        *,
+        changes: Mapping[str, Any] | None = None,
+        budget: Budget | None = None,
+        run: str | None = None,
+    ) -> Execution:
+        """Make a new run that shares the history of another one up to superstep ``at``, and take its lease.
+
+        ``changes`` sets fields of the state there (of the input, at -1), one inside another as ``draft.title``. The
+        other run is left as it is. Its limits hold for the new one from zero, or those of ``budget``.
+
+        Raises `UsageError`, `InvalidInput`, `WorkflowChanged` where the graph is another one (prompts and tools may
+        be), `NodeFailed` where the edges fail on the edited state, and what `start` does.
+        """
+        saver = cast(Checkpoints, workflow.compile(self._saver).checkpointer)
         id_ = run or uuid.uuid4().hex
-        kept = dict(settings or {})
+        history = await forks.prepare(self.db, saver, record, at, workflow, id_, changes or {})
+        if moved := forks.graph_changes(record.fingerprint, fingerprint(workflow, equipment)):
+            raise WorkflowChanged(
+                f"run {record.id[:8]} was started by another graph of {workflow.name}: {'; '.join(moved[:8])}",
+                changes=moved,
+            )
+        return await self._make(
+            workflow,
+            history.input,
+            principal=record.principal,
+            equipment=equipment,
+            settings={**record.settings, "forked_from": history.origin},
+            limits=budget or record.budget,
+            id_=id_,
+            history=history,
+        )
+
+    async def _make(
+        self,
+        workflow: Workflow,
+        data: dict[str, Any],
+        *,
+        principal: Principal,
+        equipment: Equipment,
+        settings: dict[str, Any],
+        limits: Budget,
+        id_: str,
+        retry_of: str | None = None,
+        parent: Execution | None = None,
+        history: forks.History | None = None,
+    ) -> Execution:
+        _check_prices(limits, equipment)
         shape = fingerprint(workflow, equipment)
-        note = Note(type="run.started", body={"workflow": workflow.name, **_models(equipment)})
+        origin = {} if history is None else {"forked_from": history.origin}
+        note = Note(type="run.started", body={"workflow": workflow.name, **_models(equipment), **origin})
         with telemetry.span(f"start {workflow.name}", run=id_, workflow=workflow.name) as span:
             trace = span.traceparent
 
@@ -105,7 +167,7 @@ class Runs:
                 workflow=workflow.name,
                 input=data,
                 principal=principal,
-                settings=kept,
+                settings=settings,
                 fingerprint=shape,
                 budget=limits,
                 traceparent=trace,
@@ -115,7 +177,9 @@ class Runs:
             lease = self._acquire(tx, id_)
             tx.execute("UPDATE runs SET seq = 1 WHERE id = ?", (id_,))
             lines = append_events(tx, id_, 1, [note])
-            body = {"workflow": workflow.name, "input": audit.digest(data)}
+            if history is not None:
+                history.write(tx)
+            body = {"workflow": workflow.name, "input": audit.digest(data), **origin}
             audit.append(tx, actor=principal.key, action="run.started", run=id_, body=body)
             tx.after_commit(lambda: self.bus.publish(id_, lines))
             return lease, lines
@@ -130,12 +194,13 @@ class Runs:
             principal=principal,
             equipment=equipment,
             account=Account(lease=lease, budget=limits, active_before=0.0) if parent is None else parent.account,
-            preapproved=tuple(kept.get("approve", ())),
+            preapproved=tuple(settings.get("approve", ())),
             active_before=0.0,
             runs=self,
             parent=parent,
             traceparent=trace,
-            input=data,
+            # With a history there is something to go on from; the input is in its first superstep.
+            input=data if history is None or history.empty else None,
         )
         return self._begin(execution)
 

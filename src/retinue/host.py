@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass, field, replace
@@ -19,8 +20,8 @@ from retinue.agents.agent import Agent
 from retinue.agents.budget import Budget
 from retinue.agents.equipment import Equipment
 from retinue.agents.models import close_clients
-from retinue.agents.models.base import Model
-from retinue.agents.models.prices import read_prices
+from retinue.agents.models.base import FREE, Model, Price
+from retinue.agents.models.prices import price_of, read_prices
 from retinue.agents.models.selection import choose
 from retinue.auth.principal import Principal
 from retinue.config import Settings, load_settings, load_workflow
@@ -34,15 +35,20 @@ from retinue.graphs.engine.local import LocalEngine, TakeOver
 from retinue.graphs.engine.queue import enqueue
 from retinue.graphs.events import Line
 from retinue.graphs.execution import Execution
-from retinue.graphs.follow import follow
+from retinue.graphs.follow import follow, read_events
 from retinue.graphs.lease import LEASE_SECONDS
+from retinue.graphs.recording import RecordedModel, Recording
 from retinue.graphs.records import RunRecord
+from retinue.graphs.redact import Redactor
 from retinue.graphs.runs import Runs
 from retinue.graphs.workflow import Workflow
 from retinue.local import local_principal
 from retinue.servers import Servers
 
 log = logging.getLogger("retinue")
+
+_SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL")
+"""Of an environment variable."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,6 +193,59 @@ class Host:
             record = await self.find(record.root)
         return await self.take(record)
 
+    async def fork(self, record: RunRecord, at: int, *, changes: Mapping[str, Any] | None = None) -> Execution:
+        """Make a new run that shares the history of this one up to superstep ``at``; see `Runs.fork`."""
+        if record.principal.key != self.principal.key:
+            raise RunNotFound(f"there is no run {record.id}")
+        options = RunOptions.from_json(record.settings)
+        workflow = self.workflow(options.target or record.workflow)
+        return await self.runs.fork(record, at, workflow, await self.equip(workflow, options), changes=changes)
+
+    async def replay(self, record: RunRecord) -> tuple[Recording, list[str]]:
+        """The recording of a run, secrets redacted, and what differs when it is run again with what it recorded.
+
+        Servers are asked for their tools, and nothing else. Raises `UsageError` for a run that cannot be recorded.
+        """
+        from retinue.graphs import replay
+
+        options = RunOptions.from_json(record.settings)
+        target = options.target or record.workflow
+        workflow = self.workflow(target)
+        servers = self.servers(options)
+        await servers.prepare(workflow.agents)
+        listener = replay.Listener(servers.hub)
+        for agent in workflow.agents:
+            for toolset in agent.tools:
+                await toolset.open(listener)
+        models = await self._recorded_models(record, workflow)
+        recording = await replay.record(self.db, record, target=target, models=models, servers=listener.heard)
+        differences = (await replay.replay(recording, workflow)).differences
+        if differences:
+            return recording, differences
+        return await replay.without_secrets(recording, workflow, Redactor(self._secrets())), []
+
+    async def _recorded_models(self, record: RunRecord, workflow: Workflow) -> dict[str, RecordedModel]:
+        """The models that a run was started with, by agent, at today's prices."""
+        (started,) = await read_events(self.db, record.id, limit=1)
+        prices = self._prices()
+        own = {agent.name: agent.model for agent in workflow.agents}
+        found: dict[str, RecordedModel] = {}
+        for agent, name in started["models"].items():
+            made = own.get(agent)
+            if made is not None and not isinstance(made, str):
+                price, language_model = made.price, made.language_model
+            else:
+                language_model = not name.startswith("function:")
+                price = price_of(name, prices) if language_model else FREE
+            found[agent] = RecordedModel(name=name, price=price, language_model=language_model)
+        return found
+
+    def _secrets(self) -> list[str]:
+        """Values that are secret by where they stand: in a server's configuration, under a telling variable name."""
+        servers = [value for server in self.settings.servers.values() for value in server.env.values()]
+        named = [value for name, value in self.env.items() if _SECRET_NAME.search(name)]
+        return [str(value) for value in (*servers, *named)]
+
     async def find(self, prefix: str) -> RunRecord:
         """One of this principal's runs, by its id or the beginning of it."""
         return await records.find(self.db, prefix, subject=self.principal.key)
@@ -236,10 +295,12 @@ class Host:
         setting = agent.model
         if setting == "auto":
             setting = options.model or self.settings.model
-        prices = read_prices(
+        return choose(setting, function=agent.function, env=self.env, agent=agent.name, prices=self._prices())
+
+    def _prices(self) -> Mapping[str, Price]:
+        return read_prices(
             {m: {k: v for k, v in asdict(p).items() if v is not None} for m, p in self.settings.prices.items()}
         )
-        return choose(setting, function=agent.function, env=self.env, agent=agent.name, prices=prices)
 
     def complete(self, workflow: Workflow, options: RunOptions) -> RunOptions:
         """The options with what workflow and configuration add."""

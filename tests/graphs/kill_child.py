@@ -43,7 +43,7 @@ from tests.support.people import ME, NOBODY
 T = TypeVar("T")
 
 LABELS = {
-    "Runs.start": "start",
+    "Runs._make": "start",
     "Runs.resume": "resume",
     "Path._write": "journal",
     "Checkpoints.aput": "checkpoint",

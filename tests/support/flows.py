@@ -26,7 +26,7 @@ class State(BaseModel):
     text: str | None = None
 
 
-def one(agent: Agent, *, task: str = "the task", **options: Any) -> Workflow:
+def one(agent: Agent, *, task: str | Callable[[State], str] = "the task", **options: Any) -> Workflow:
     """One agent, whose answer is the field ``text``."""
     graph = StateGraph(State)
     graph.add_node("work", step(agent, task=task, into="text"))

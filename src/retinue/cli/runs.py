@@ -1,4 +1,4 @@
-"""``retinue runs``: list, show, events, prune. Nothing here executes anything."""
+"""``retinue runs``: list, show, events, prune. Nothing here executes anything; `travel` has the commands that may."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import click
 
 from retinue.text import one_line
 
-from . import complete
+from . import complete, travel
 from .group import App, Group, app, json_option
 from .inputs import seconds
 
@@ -151,6 +151,8 @@ def _print_run(here: App, record: RunRecord, status: str, todo: str) -> None:
         out.print("budget " + ", ".join(f"{name} {value:g}" for name, value in limits.items()))
     if record.retry_of:
         out.print(f"a retry of {record.retry_of}")
+    if (origin := record.forked_from) is not None:
+        out.print(f"a fork of {origin['run']} at step {origin['step']}")
     for name, value in record.input.items():
         if value not in (None, [], {}, ""):
             out.print(f"  {one_line(name, 40)}: {one_line(str(value), 300)}")
@@ -220,3 +222,9 @@ async def _prune(here: App, older_than: float, dry_run: bool) -> None:
     if dry_run:
         for id_ in ids:
             here.out.print(f"  {id_}")
+
+
+for _command in (
+    travel.checkpoints_command, travel.diff_command, travel.fork_command, travel.replay_command
+):  # fmt: skip
+    runs_command.add_command(_command)
