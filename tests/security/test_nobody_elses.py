@@ -164,7 +164,7 @@ async def test_a_record_in_hand_opens_nothing(both: Two) -> None:
 async def test_an_id_that_is_taken_gives_nothing_away_but_that(both: Two) -> None:
     brief = make_brief()
     options = RunOptions(target="brief", library=(), workspace="")
-    equipment = await both.theirs.equip(brief, both.theirs.complete(brief, options))  # pyright: ignore[reportPrivateUsage]
+    equipment = await both.theirs.equip(brief, both.theirs.complete(brief, options))
     with pytest.raises(RunExists) as raised:
         await both.theirs.runs.start(brief, "A question?", principal=OTHER, equipment=equipment, run=both.run)
     assert "question" not in str(raised.value.body())
