@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -12,11 +13,14 @@ from hypothesis import settings as hypothesis_settings
 from tests.support import suites
 from tests.support.site import sitecustomize as network
 
-FOREIGN = ("ANTHROPIC_", "RETINUE_", "OTEL_", "LANGSMITH_", "LANGCHAIN_", "LANGGRAPH_")
+FOREIGN = ("ANTHROPIC_", "RETINUE_", "OTEL_", "LANGSMITH_", "LANGCHAIN_", "LANGGRAPH_", "PG")
 """Prefixes of variables that would change what is tested, or hand a test a real key."""
 FOREIGN_NAMES = {"NO_COLOR", "FORCE_COLOR", "COLUMNS", "EDITOR", "VISUAL"}
 
 pytest_plugins = ["pytester"]
+
+if TYPE_CHECKING:
+    from tests.support.postgres import Server
 
 SITE = str(Path(network.__file__).parent)
 
@@ -48,6 +52,21 @@ def pytest_configure(config: pytest.Config) -> None:
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Server]:
+    """A server of this session's own."""
+    from tests.support.postgres import running
+
+    with running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Server) -> str:
+    """A database on it, with tables that nobody has used."""
+    return postgres.new_schema()
 
 
 @pytest.fixture(autouse=True)

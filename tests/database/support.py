@@ -6,10 +6,13 @@ import json
 import signal
 import sqlite3
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
-from retinue.database.sqlite import SQLiteDatabase
+import anyio
+
+from retinue.database.base import Database
 
 INSERT = "INSERT INTO artifacts (run, id, media_type, body) VALUES (?, ?, '', ?)"
 
@@ -49,11 +52,18 @@ class Children(Protocol):
     def __call__(self, what: Any, /, *arguments: object) -> Child: ...
 
 
-async def put(database: SQLiteDatabase, key: str, body: bytes = b"") -> None:
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    """Wait for what other threads, processes or the server do."""
+    with anyio.fail_after(seconds):
+        while not condition():  # noqa: ASYNC110  nobody tells of it
+            await anyio.sleep(0.005)
+
+
+async def put(database: Database, key: str, body: bytes = b"") -> None:
     await database.write(lambda tx: tx.execute(INSERT, ("r", key, body)))
 
 
-async def keys(database: SQLiteDatabase) -> list[str]:
+async def keys(database: Database) -> list[str]:
     return [key for (key,) in await database.read(lambda tx: tx.all("SELECT id FROM artifacts ORDER BY id"))]
 
 

@@ -21,9 +21,15 @@ H = TypeVar("H", bound=Holder)
 
 
 class Crew(Generic[H]):
-    """Up to ``limit`` threads, each with something of its own (a connection). ``do`` handles what it raises itself."""
+    """Up to ``limit`` threads, each with something of its own (a connection).
 
-    def __init__(self, name: str, limit: int, make: Callable[[], H], do: Callable[[H, Job], None]) -> None:
+    ``do`` handles what it raises itself. It may say, by its third argument, that the rest will not take long: then no
+    other thread is made for a job that comes meanwhile.
+    """
+
+    def __init__(
+        self, name: str, limit: int, make: Callable[[], H], do: Callable[[H, Job, Callable[[], None]], None]
+    ) -> None:
         self._name = name
         self._limit = limit
         self._make = make
@@ -32,14 +38,15 @@ class Crew(Generic[H]):
         self._changed = threading.Condition()
         self._threads: set[threading.Thread] = set()
         self._idle = 0
+        self._ready_soon: set[threading.Thread] = set()
         self._closing = False
 
     def submit(self, job: Job) -> None:
         with self._changed:
             self._jobs.append(job)
-            if self._idle >= len(self._jobs):
+            if self._idle:
                 self._changed.notify()
-            elif len(self._threads) < self._limit:
+            if self._idle + len(self._ready_soon) < len(self._jobs) and len(self._threads) < self._limit:
                 thread = threading.Thread(target=self._run, name=self._name, daemon=True)
                 self._threads.add(thread)
                 thread.start()
@@ -57,14 +64,19 @@ class Crew(Generic[H]):
         holder = self._make()
         try:
             while (job := self._next()) is not None:
-                self._do(holder, job)
+                self._do(holder, job, self._almost)
                 del job
         finally:
             holder.close()
 
+    def _almost(self) -> None:
+        with self._changed:
+            self._ready_soon.add(threading.current_thread())
+
     def _next(self) -> Job | None:
         """The next job; None for a thread that is not needed any more."""
         with self._changed:
+            self._ready_soon.discard(threading.current_thread())
             while not self._jobs:
                 if self._closing:
                     return None

@@ -145,12 +145,13 @@ class PostgresDatabase:
 
     # On the threads
 
-    def _do_write(self, session: Session, job: Job) -> None:
+    def _do_write(self, session: Session, job: Job, almost_done: Callable[[], None]) -> None:
         try:
             value, transaction = self._run_write(session, job.work, job.flush)
         except BaseException as error:
             deliver(job, None, [], error)
             return
+        almost_done()
         told = partial(deliver, job, value, transaction.calls, None)
         if transaction.ticket is None:
             told()
@@ -203,12 +204,13 @@ class PostgresDatabase:
         except DatabaseError as error:
             raise lost(self._address, unknown=True) from error
 
-    def _do_read(self, session: Session, job: Job) -> None:
+    def _do_read(self, session: Session, job: Job, almost_done: Callable[[], None]) -> None:
         try:
             value = self._patiently(session, lambda: job.work(session.begin(write=False)))
         except BaseException as error:
             deliver(job, None, [], error)
             return
+        almost_done()
         deliver(job, value, [], None)  # the caller need not wait for the end of a transaction that changed nothing
         try:
             session.rollback()

@@ -163,6 +163,8 @@ class Watch:
                 self._take_in(connection)
             if missing:
                 self._hold(connection)
+        if self._holding:  # the server takes its time to notice that a connection was closed
+            connection.execute("SELECT pg_advisory_unlock_all()")
 
     def _answer(self, connection: Connection, what: Callable[[Connection], Any], future: Future[Any]) -> None:
         try:
