@@ -10,12 +10,18 @@ import sys
 
 from retinue.agents.agent import Agent
 from retinue.agents.models.function import FunctionCall
+from retinue.database.choose import is_postgres
 from retinue.errors import RetinueError
 from tests.support.desk import opened
 from tests.support.flows import Sayer, one
 
 
 async def main(path: str, run: str, lease_seconds: str) -> None:
+    if is_postgres(path):
+        from retinue.database import postgres_watch
+
+        postgres_watch.YOUNG = 0.0  # the server of a test has only just been started
+
     async def pause(call: FunctionCall) -> None:
         print("thinking", flush=True)
         await asyncio.to_thread(sys.stdin.readline)

@@ -1,37 +1,25 @@
-"""One Postgres server for the session, and tables of its own for each test."""
+"""The runs of one process on Postgres."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
 from retinue.database.postgres import PostgresDatabase
 from tests.support.desk import Desk
-from tests.support.postgres import Server, running
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[Server]:
-    with running() as started:
-        yield started
 
 
 @pytest.fixture
-def url(server: Server) -> str:
-    return server.new_schema()
-
-
-@pytest.fixture
-async def database(url: str) -> AsyncIterator[PostgresDatabase]:
-    opened = await PostgresDatabase.open(url)
+async def database(postgres_url: str) -> AsyncGenerator[PostgresDatabase]:
+    opened = await PostgresDatabase.open(postgres_url)
     yield opened
     await opened.close()
 
 
 @pytest.fixture
-async def desk(database: PostgresDatabase) -> AsyncIterator[Desk]:
-    """The runs of this process; what holds of every database is checked at the end."""
+async def desk(database: PostgresDatabase) -> AsyncGenerator[Desk]:
+    """What holds of every database is checked at the end."""
     made = Desk(database)
     yield made
     await made.check()

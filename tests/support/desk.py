@@ -17,6 +17,7 @@ from retinue.agents.models.base import Model
 from retinue.agents.models.scripted import ScriptedModel
 from retinue.auth.principal import Principal
 from retinue.database.base import Database
+from retinue.database.choose import open_database
 from retinue.database.sqlite import SQLiteDatabase
 from retinue.graphs import follow, questions, records
 from retinue.graphs.drive import Outcome
@@ -129,12 +130,23 @@ class Desk:
         await self.db.close()
 
 
+async def connect(place: str | Path, clock: Callable[[], float] | None) -> Database:
+    """The database at a path or URL. Tests of another kind of database put their own function here."""
+    if clock is None:
+        return await open_database(str(place))
+    return await SQLiteDatabase.open(place, clock=clock)
+
+
+def where(path: Path) -> str:
+    """What another process is told, to open the same. Replaced together with `connect`."""
+    return str(path)
+
+
 @asynccontextmanager
 async def opened(
     path: str | Path = ":memory:", *, clock: Callable[[], float] | None = None, **options: Any
 ) -> AsyncGenerator[Desk]:
-    db = await (SQLiteDatabase.open(path) if clock is None else SQLiteDatabase.open(path, clock=clock))
-    desk = Desk(db, **options)
+    desk = Desk(await connect(path, clock), **options)
     try:
         yield desk
         await desk.check()

@@ -149,14 +149,12 @@ class PostgresDatabase:
         try:
             value, transaction = self._run_write(session, job.work, job.flush)
         except BaseException as error:
-            deliver(job, None, [], error)
+            # Also a refusal follows from what was committed before it, and may not be heard earlier than that.
+            self._tickets.redeem(self._tickets.take(), partial(deliver, job, None, [], error))
             return
         almost_done()
-        told = partial(deliver, job, value, transaction.calls, None)
-        if transaction.ticket is None:
-            told()
-        else:
-            self._tickets.redeem(transaction.ticket, told)
+        assert transaction.ticket is not None
+        self._tickets.redeem(transaction.ticket, partial(deliver, job, value, transaction.calls, None))
 
     def _run_write(
         self, session: Session, work: Callable[[Transaction], T], flush: bool
@@ -168,13 +166,11 @@ class PostgresDatabase:
     ) -> tuple[T, PostgresTransaction]:
         transaction = session.begin(write=True)
         value = work(transaction)
-        if transaction.calls:
-            transaction.ticket = self._tickets.take()
+        transaction.ticket = self._tickets.take()
         try:
             self._commit(session, transaction, flush)
         except BaseException:
-            if transaction.ticket is not None:
-                self._tickets.redeem(transaction.ticket, None)
+            self._tickets.redeem(transaction.ticket, None)
             raise
         return value, transaction
 
