@@ -1,39 +1,77 @@
-"""Pays on Postgres and never comes back from it: ``child.py URL LOG`` prints the run's id first."""
+"""What other processes do with runs on Postgres."""
 
 from __future__ import annotations
 
 import asyncio
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+from typing import Any
 
 from retinue.agents.agent import Agent
 from retinue.agents.models.function import Answer, FunctionCall, FunctionModel
-from retinue.database.postgres import PostgresDatabase
-from tests.support.desk import Desk
+from retinue.database import postgres_watch
+from retinue.errors import RetinueError
+from retinue.graphs import questions
+from retinue.graphs.workflow import Workflow
+from tests.support.desk import APPROVE, opened
 from tests.support.flows import one, tool
+from tests.support.forked import Talk, told
+from tests.support.people import ME
+
+postgres_watch.YOUNG = 0.0  # the server of a test has only just been started
 
 
 def say(call: FunctionCall) -> Answer:
     return call.results[0].text if call.results else call.use("pay", to=call.task)
 
 
-async def main(url: str, log: Path) -> None:
-    def note(to: str) -> None:
-        log.write_text(f"{to}\n", encoding="utf-8")
-
-    async def pay(to: str) -> str:
-        """Pay somebody."""
-        note(to)
-        await asyncio.Event().wait()
-        return ""
-
-    flow = one(Agent("clerk", prompt="Pay.", tools=[tool(pay, "unsafe")]), task="ann")
-    desk = Desk(await PostgresDatabase.open(url))
-    execution = await desk.start(flow, FunctionModel(say), settings={"approve": ["*"]})
-    print(execution.run, flush=True)
-    await desk.runs.execute(execution)
+async def pay(to: str) -> str:
+    """Pay somebody."""
+    return f"paid {to}"
 
 
-asyncio.run(main(sys.argv[1], Path(sys.argv[2])))
+def paying(task: str = "ann") -> Workflow:
+    return one(Agent("clerk", prompt="Pay.", tools=[tool(pay, "unsafe")]), task=task)
+
+
+MODEL = FunctionModel(say)
+
+
+async def code_of(work: Any) -> str:
+    try:
+        await work
+    except RetinueError as error:
+        return error.code
+    return "done"
+
+
+async def answer(talk: Talk, url: str, question: str, times: int) -> None:
+    """Answer one question many times at once."""
+    async with opened(url) as desk:
+        found = await desk.db.read(lambda tx: questions.by_id(tx, [question]))
+        talk.send("ready")
+        await told(talk)
+        talk.send(await asyncio.gather(*(code_of(desk.answer(found[0], APPROVE)) for _ in range(times))))
+
+
+async def start(talk: Talk, url: str, run: str) -> None:
+    """Start a run of this id and execute it."""
+    async with opened(url) as desk:
+        flow = paying()
+        equipment = await desk.equip(flow, MODEL)
+        talk.send("ready")
+        await told(talk)
+        try:
+            execution = await desk.runs.start(flow, {}, principal=ME, equipment=equipment, run=run)
+        except RetinueError as error:
+            talk.send(error.code)
+            return
+        talk.send((await desk.runs.execute(execution)).status)
+
+
+async def work(talk: Talk, url: str, count: int) -> None:
+    """Execute runs that ask for nobody, one after the other."""
+    async with opened(url) as desk:
+        flow = paying()
+        talk.send("ready")
+        await told(talk)
+        outcomes = [await code_of(desk.run(flow, MODEL, settings={"approve": ["*"]})) for _ in range(count)]
+        talk.send(outcomes)
